@@ -1,0 +1,1 @@
+//! What can be proven: see design in the module docs.

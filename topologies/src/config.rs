@@ -1,0 +1,147 @@
+//! The registry: what has been activated. Every other processor reads its numbers, services and
+//! signers here, as they stood at the place it folds.
+
+use std::collections::BTreeMap;
+
+use schemas::event::ConfigActivated;
+use schemas::signature::PublicKey;
+use schemas::{Event, Kind};
+use serde::{Deserialize, Serialize};
+
+use crate::fold::{Folded, Output, Processor, View};
+use crate::profile::Profile;
+
+/// The processor.
+pub const PROCESSOR: Processor =
+    Processor { name: "config", reads: &[Kind::ConfigActivated], says: &[], step };
+
+/// A service under care. Body of `config.activated.v1` named `service/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct Service {
+    /// Its name, unique in the deployment.
+    pub name: String,
+    /// Host whose runner supervises it.
+    pub host: String,
+    /// Command as words; no shell ever sees it. `{port}` is replaced by the slot's port.
+    pub command: Vec<String>,
+    /// URL that answers 2xx while it is well; `{port}` as above. Empty: no HTTP probe.
+    pub probe_url: String,
+    /// Milliseconds after which a probe has failed.
+    pub probe_timeout_ms: u64,
+    /// Address where the proxy serves it, empty where users reach it directly. Only a proxied
+    /// service has releases, shadow and canary.
+    pub proxy: String,
+    /// The Python environment it runs in, where it has one.
+    pub environment: Option<Environment>,
+    /// Playbooks that may act on it, in order of preference; empty is all.
+    pub playbooks: Vec<String>,
+    /// Attempts in [`Service::attempts_window_ms`]; 0 takes the profile's number.
+    pub attempts_max: u32,
+    /// Window of its budget, milliseconds; 0 takes the profile's.
+    pub attempts_window_ms: u64,
+    /// Propose and wait for a person, always.
+    pub propose_only: bool,
+    /// The release that was last committed.
+    pub release: Option<Release>,
+    /// Services that it calls.
+    pub depends_on: Vec<String>,
+}
+
+/// A release by digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Release {
+    /// Human version.
+    pub version: String,
+    /// Digest of the signed manifest, `sha256:<hex>`.
+    pub digest: String,
+    /// `local://releases/<service>/<version>`.
+    pub artifact_ref: String,
+}
+
+/// A virtual environment that can be rebuilt from the local wheel store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Environment {
+    /// `venv`.
+    pub kind: String,
+    /// `local://environments/<service>/<n>`: the signed manifest of its wheels.
+    pub artifact_ref: String,
+    /// Digest of that manifest.
+    pub digest: String,
+}
+
+/// Who may sign what. Body of `config.activated.v1` named `signers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct Signers {
+    /// Public key by name.
+    pub keys: BTreeMap<String, PublicKey>,
+}
+
+/// A host's runner. Body of `config.activated.v1` named `runner/<host>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its name.
+    pub host: String,
+    /// Key under which it signs results.
+    pub key: PublicKey,
+    /// Sandbox kinds that it has, empty where none.
+    pub sandbox: Vec<String>,
+}
+
+fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
+    let Event::ConfigActivated(config) = entry.event else { return Vec::new() };
+    let body = config.body.as_deref().unwrap_or_default();
+    if ConfigActivated::digest_of(body) != config.digest {
+        return Vec::new();
+    }
+    view.save(&format!("version/{}", config.name), &config.version);
+    let name = config.name.as_str();
+    if name == "profile" {
+        keep::<Profile>(view, "profile", body);
+    } else if name == "signers" {
+        keep::<Signers>(view, "signers", body);
+    } else if name.starts_with("service/") {
+        keep::<Service>(view, name, body);
+    } else if name.starts_with("runner/") {
+        keep::<Host>(view, name, body);
+    }
+    Vec::new()
+}
+
+/// Keeps a body that reads as its type; the edge has refused any other with a sentence.
+fn keep<T: serde::de::DeserializeOwned + Serialize>(view: &mut View<'_>, key: &str, body: &str) {
+    if let Ok(value) = serde_json::from_str::<T>(body) {
+        view.save(key, &value);
+    }
+}
+
+/// The active profile; before one is activated, the spec's numbers.
+pub fn profile(view: &View<'_>) -> Profile {
+    view.peek(PROCESSOR.name, "profile").unwrap_or_default()
+}
+
+/// Version of the active profile: the policy version that decisions name; 0 before the first.
+pub fn policy_version(view: &View<'_>) -> u64 {
+    view.peek(PROCESSOR.name, "version/profile").unwrap_or(0)
+}
+
+/// The service of that name.
+pub fn service(view: &View<'_>, name: &str) -> Option<Service> {
+    view.peek(PROCESSOR.name, &format!("service/{name}"))
+}
+
+/// All services, in order of name.
+pub fn services(view: &View<'_>) -> Vec<Service> {
+    view.peek_list(PROCESSOR.name, "service/").into_iter().map(|(_, it)| it).collect()
+}
+
+/// The registered signers.
+pub fn signers(view: &View<'_>) -> Signers {
+    view.peek(PROCESSOR.name, "signers").unwrap_or_default()
+}
+
+/// The runner of that host.
+pub fn host(view: &View<'_>, name: &str) -> Option<Host> {
+    view.peek(PROCESSOR.name, &format!("runner/{name}"))
+}

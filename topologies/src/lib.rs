@@ -1,0 +1,16 @@
+//! What is decided: the processors as pure folds, one module each.
+//!
+//! ```text
+//! step(view, entry) -> outputs, wakes        sync, infallible, deterministic
+//! ```
+//!
+//! There is no clock here, no randomness, no I/O, no async and no hash order. Time is the tick
+//! of the entry, configuration is an entry, and an answer from outside is an entry. A fold never
+//! waits and never asks: it says what should happen, as an event, and the program carries it out
+//! after that event stands in the journal.
+
+pub mod config;
+pub mod fold;
+pub mod profile;
+
+pub use fold::{Folded, Output, Processor, Store, View};
