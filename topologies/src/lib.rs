@@ -12,5 +12,15 @@
 pub mod config;
 pub mod fold;
 pub mod profile;
+#[doc(hidden)]
+pub mod testing;
 
 pub use fold::{Folded, Output, Processor, Store, View};
+
+/// Every processor, in the order in which each entry reaches them. `loop.toml` says the same,
+/// with what each reads and says, and a test compares the two.
+pub const PROCESSORS: &[Processor] = &[
+    config::PROCESSOR,
+    // mode, detection, diagnosis, incidents, triggers, proposals, consensus, governance,
+    // deployment, execution, trust, escalation: the order is that of the loop.
+];
