@@ -1,1 +1,7 @@
-fn main() {}
+//! The program: policy of exit codes, and a table of contents.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    healwright::run()
+}

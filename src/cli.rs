@@ -1,0 +1,430 @@
+//! The command line: what can be asked for, declared once. Help, completions and the manual
+//! derive from this file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Heals services by itself, and proves afterwards what it did, why, and that it was allowed to.
+#[derive(Debug, Parser)]
+#[command(name = "healwright", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 the answer is no, 2 usage or error.")]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Data directory [default: $XDG_DATA_HOME/healwright]
+    #[arg(long, global = true, env = "HEALWRIGHT_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// How results are printed
+    #[arg(short, long, global = true, default_value = "table", value_name = "FORM")]
+    pub output: Form,
+    /// Say only what was asked for
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// For people.
+    Table,
+    /// For programs: stable, with a `schema` field.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a node: log, processors, ledger, HTTP, page and a local runner
+    Up(Up),
+    /// Watch three real faults being healed, then verify the account
+    Demo(Demo),
+    /// Heal one service of your own
+    Watch(Watch),
+    /// One screen: mode, services, incidents, budgets, last verified head
+    Status,
+    /// Why something was done: an incident, a proposal or an entry
+    Explain(Id),
+    /// What went wrong, and what came of it
+    #[command(subcommand)]
+    Incident(Incident),
+    /// Repairs that were proposed
+    #[command(subcommand)]
+    Proposals(Proposals),
+    /// Sign a proposal's plan
+    Approve(Approve),
+    /// Sign against a proposal's plan
+    Reject(Approve),
+    /// Roll a release out, blue/green with shadow and canary
+    #[command(subcommand)]
+    Release(Release),
+    /// Tell Healwright about changes that others make
+    #[command(subcommand)]
+    Change(Change),
+    /// The journal, event by event
+    #[command(subcommand)]
+    Events(Events),
+    /// Stop everything that changes anything; one signature is enough
+    Freeze(Freeze),
+    /// Lift a freeze; needs every registered signer
+    Unfreeze(Freeze),
+    /// Write a bundle that anyone can verify offline
+    Export(Export),
+    /// Check a bundle or a data directory against its own proofs
+    Verify(Verify),
+    /// Fold the journal anew and compare every decision byte for byte
+    Replay,
+    /// Mend what the system must not mend by itself
+    #[command(subcommand)]
+    Repair(Repair),
+    /// What this machine has and lacks
+    Doctor,
+    /// The configuration file
+    #[command(subcommand)]
+    Config(Config),
+    /// Measure this machine
+    Bench(Bench),
+    /// Completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// The host agent; `up`, `demo` and `watch` start it
+    #[command(hide = true)]
+    Runner(Runner),
+    /// The L7 proxy; the runner starts it
+    #[command(hide = true)]
+    Proxy {
+        /// Directory of its routes and socket
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// The service that the demo breaks
+    #[command(hide = true)]
+    DemoService(DemoService),
+    /// Starts a command inside a sandbox and probes it; the runner calls this
+    #[command(hide = true, disable_help_flag = true)]
+    SandboxProbe {
+        /// Passed on
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+}
+
+/// `healwright up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Address of API and page
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The log; only `embedded` is built in
+    #[arg(long, default_value = "embedded", value_name = "LOG")]
+    pub log: String,
+    /// Do not start the local runner
+    #[arg(long)]
+    pub no_runner: bool,
+}
+
+/// `healwright demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Under 45 s: shorter pauses, the same faults
+    #[arg(long)]
+    pub fast: bool,
+    /// Keep everything in this directory afterwards
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// Seed of the traffic and of the demo service's faults
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+}
+
+/// `healwright watch`.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// URL that answers 2xx while the service is well
+    #[arg(long, value_name = "URL")]
+    pub http: String,
+    /// Command that starts the service; split into words, no shell
+    #[arg(long, value_name = "CMD")]
+    pub start: String,
+    /// Attempts and window, as in 3/10m
+    #[arg(long, default_value = "3/10m", value_name = "N/TIME")]
+    pub budget: String,
+    /// Propose repairs and wait for `healwright approve`
+    #[arg(long)]
+    pub propose_only: bool,
+    /// Name of the service [default: the first word of CMD]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Address of API and page [default: a free loopback port]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// Something by its id.
+#[derive(Debug, Args)]
+pub struct Id {
+    /// Id, or the beginning of one
+    pub id: String,
+}
+
+/// Which part of a list.
+#[derive(Debug, Clone, Args)]
+pub struct Slice {
+    /// Only what happened within this time, as in 2h
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only what happened before this time ago, as in 1h
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// At most this many, newest kept
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+/// `healwright incident`.
+#[derive(Debug, Subcommand)]
+pub enum Incident {
+    /// Incidents, newest first
+    List {
+        /// open, resolved or all
+        #[arg(long, default_value = "all", value_name = "STATUS")]
+        status: String,
+        /// Which part
+        #[command(flatten)]
+        slice: Slice,
+    },
+    /// One incident: what, since when, why, what was done
+    Show(Id),
+    /// One incident, line by line from the journal
+    Timeline(Id),
+}
+
+/// `healwright proposals`.
+#[derive(Debug, Subcommand)]
+pub enum Proposals {
+    /// Proposals, newest first; those that wait for a person on top
+    List {
+        /// Which part
+        #[command(flatten)]
+        slice: Slice,
+    },
+    /// One proposal: plan, votes, decision
+    Show(Id),
+}
+
+/// `healwright approve` and `healwright reject`.
+#[derive(Debug, Args)]
+pub struct Approve {
+    /// Proposal, or the beginning of its id
+    pub id: String,
+    /// Why, for the audit
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// Sign only if the plan has this digest
+    #[arg(long, value_name = "DIGEST")]
+    pub expect_digest: Option<String>,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Print the plan and the digest that would be signed
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `healwright release`.
+#[derive(Debug, Subcommand)]
+pub enum Release {
+    /// Request a rollout
+    Start {
+        /// Service to change
+        service: String,
+        /// Version, as imported into the store
+        version: String,
+        /// Print what would be signed
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Rollouts and the deny list
+    Status {
+        /// Only this service
+        service: Option<String>,
+    },
+    /// Sign a directory as an artifact and put it into the local store
+    Import {
+        /// Service it belongs to
+        service: String,
+        /// Version to call it
+        version: String,
+        /// Directory with the files
+        dir: PathBuf,
+    },
+}
+
+/// `healwright change`.
+#[derive(Debug, Subcommand)]
+pub enum Change {
+    /// Record a change
+    Record {
+        /// Service that changed
+        service: String,
+        /// Version after it
+        version: String,
+        /// deploy, flag, config or commit
+        #[arg(long, default_value = "deploy", value_name = "KIND")]
+        kind: String,
+        /// Your own id; a repeat is answered with the first one's place
+        #[arg(long, value_name = "ID")]
+        id: Option<String>,
+        /// One line
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        summary: String,
+    },
+}
+
+/// `healwright events`.
+#[derive(Debug, Subcommand)]
+pub enum Events {
+    /// Every event, oldest first
+    List {
+        /// Only this topic, as in slo.anomaly.detected.v1
+        #[arg(long, value_name = "TOPIC")]
+        topic: Option<String>,
+        /// Which part
+        #[command(flatten)]
+        slice: Slice,
+    },
+    /// Events as they happen
+    Tail {
+        /// Only this topic, as in slo.anomaly.detected.v1
+        #[arg(long, value_name = "TOPIC")]
+        topic: Option<String>,
+    },
+}
+
+/// `healwright freeze` and `healwright unfreeze`.
+#[derive(Debug, Args)]
+pub struct Freeze {
+    /// Why, for the audit
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `healwright export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Directory to write; must not exist
+    #[arg(long, value_name = "BUNDLE")]
+    pub to: PathBuf,
+}
+
+/// `healwright verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Bundle or data directory [default: the data directory]
+    pub path: Option<PathBuf>,
+    /// Demand this deployment id
+    #[arg(long, value_name = "ID")]
+    pub deployment: Option<String>,
+    /// A witness's head record to hold against it
+    #[arg(long, value_name = "FILE")]
+    pub witness: Option<PathBuf>,
+}
+
+/// `healwright repair`.
+#[derive(Debug, Subcommand)]
+pub enum Repair {
+    /// Pass over an input whose fold panicked; signed and journaled
+    Skip {
+        /// `<stream>/<position>` as the error names it
+        place: String,
+        /// Why, for the audit
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        reason: String,
+    },
+    /// Forget the folded state; the next start folds the chain anew
+    State,
+    /// Accept a log that is behind its head record, after a person has looked
+    Head {
+        /// Why, for the audit
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+}
+
+/// `healwright config`.
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Check a configuration file
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// The configuration in force
+    Show,
+}
+
+/// `healwright bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// What to measure
+    pub what: BenchKind,
+    /// Runs of `heal`, and of each fault in it
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub runs: u32,
+}
+
+/// What `bench` measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchKind {
+    /// Durable appends, chained and in the tree, against this machine's fdatasync
+    Journal,
+    /// Telemetry through durable append, seal and detection
+    Telemetry,
+    /// Replay with payloads compared
+    Replay,
+    /// Faults healed for real
+    Heal,
+}
+
+/// `healwright runner`.
+#[derive(Debug, Args)]
+pub struct Runner {
+    /// Directory of the runner's own
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Socket of the control plane
+    #[arg(long)]
+    pub socket: PathBuf,
+    /// Deployment that it belongs to
+    #[arg(long)]
+    pub deployment: String,
+}
+
+/// `healwright demo-service`.
+#[derive(Debug, Args)]
+pub struct DemoService {
+    /// good, slow or broken
+    #[arg(long)]
+    pub release: String,
+    /// Port on loopback
+    #[arg(long)]
+    pub port: u16,
+}

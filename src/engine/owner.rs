@@ -1,0 +1,543 @@
+//! The owner of a partition and its cycle (protocol.md §2), as plain calls.
+//!
+//! No thread, no clock, no socket: the wall clock is an argument and chance is a closure. The
+//! simulation crashes this code at every step; the thread in `thread.rs` only feeds it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use schemas::batch::{BATCH_BYTES_MAX, Header};
+use schemas::event::{InputRefused, OwnerElected, TelemetrySealed, Tick, stream_name};
+use schemas::signature::{EpochClaim, KeyPair};
+use schemas::telemetry::Columns;
+use schemas::{Actor, Batch, Cause, Entry, Envelope, Event, Hash, Head, Ns, Positions, Stream};
+use state::{Append, Log, State};
+use topologies::View;
+
+use super::bookkeeping::{self, First};
+use super::fold::{self, Draft, Fault, Incoming, Place};
+use super::heads::Heads;
+use super::{EngineError, Input};
+use crate::keys::Identity;
+
+/// Ticks while there is something to do (protocol.md §3).
+pub const TICK_ACTIVE: Ns = Ns::from_ms(250);
+/// Ticks while there is nothing to do.
+pub const TICK_IDLE: Ns = Ns::from_s(5);
+/// At most this much telemetry under one seal (protocol.md §4).
+const SEAL_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Fewer inputs are taken once a batch has grown to this; the rest of the way to the record
+/// limit is room for the consequences of the last one.
+const BATCH_BYTES_FULL: usize = BATCH_BYTES_MAX / 2;
+
+/// Fills a buffer with chance: the salts. Seeded in simulations.
+pub type Chance = Box<dyn FnMut(&mut [u8]) + Send>;
+
+/// The owner of one partition.
+pub struct Owner {
+    log: Arc<dyn Log>,
+    state: State,
+    head: Head,
+    taken: Positions,
+    epoch_key: KeyPair,
+    said: u64,
+    place: Place,
+    heads: Heads,
+    chance: Chance,
+    /// Inputs that stand alone, with the reason: those that do not come to rest, and those
+    /// that a person passed over.
+    alone: BTreeMap<(Stream, u64), String>,
+    halted: bool,
+}
+
+/// What became of an input, to be told to its sender after the append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Stream it was taken from.
+    pub stream: Stream,
+    /// Its position there.
+    pub position: u64,
+    /// Entry that it became, or the first one's if it was a repeat.
+    pub seq: u64,
+    /// Whether an earlier one with the same client id stands in the chain.
+    pub repeated: bool,
+    /// Why it stands alone, if it does.
+    pub refused: Option<String>,
+}
+
+/// What one cycle did.
+#[derive(Debug, Default)]
+pub struct Cycle {
+    /// The batch that was appended, if there was anything to append.
+    pub batch: Option<Arc<Batch>>,
+    /// Answers to senders.
+    pub taken: Vec<Taken>,
+    /// Whether more was waiting than one batch takes.
+    pub more: bool,
+}
+
+/// Why a cycle did not come to its end.
+enum Stop {
+    /// Take again from the head's positions.
+    Again,
+    /// The partition stops.
+    Engine(EngineError),
+}
+
+impl Stop {
+    fn into_error(self) -> EngineError {
+        match self {
+            Stop::Engine(error) => error,
+            Stop::Again => unreachable!("an election derives nothing, so it cannot loop"),
+        }
+    }
+}
+
+impl<E: Into<EngineError>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Stop::Engine(error.into())
+    }
+}
+
+/// What an owner is made of.
+pub struct Office<'a> {
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The keyed state over the store that belongs to the log.
+    pub state: State,
+    /// Keys and deployment.
+    pub identity: &'a Identity,
+    /// Where this node answers.
+    pub endpoint: String,
+    /// Tree, head record and checkpoint file.
+    pub heads: Heads,
+    /// Salts and the epoch's seed.
+    pub chance: Chance,
+}
+
+/// Inputs on their way into one batch.
+#[derive(Default)]
+struct Draught {
+    drafts: Vec<Draft>,
+    bytes: usize,
+    taken: Vec<Taken>,
+    positions: Positions,
+    more: bool,
+}
+
+impl Draught {
+    fn add(&mut self, drafts: Vec<Draft>) {
+        // Salt, lengths and envelope come to about 320 bytes beside the payload.
+        self.bytes += drafts.iter().map(|it| it.payload.len() + 320).sum::<usize>();
+        self.drafts.extend(drafts);
+    }
+}
+
+impl Owner {
+    /// Reads the chain to its end, folds what the state lacks, and takes office by appending
+    /// `owner.elected`; office is held when that batch is read back linked.
+    ///
+    /// # Errors
+    /// A damaged log, a head record that is ahead of it, or folds that now say something else
+    /// than the chain holds.
+    pub fn elect(office: Office<'_>, wall: Ns) -> Result<Self, EngineError> {
+        let Office { log, mut state, identity, endpoint, mut heads, mut chance } = office;
+        let head = log.head()?;
+        heads.restore(&*log, &state, &head)?;
+        let place = Place {
+            genesis: schemas::link::genesis(&head.deployment, head.partition),
+            partition: head.partition,
+            wall,
+        };
+        super::replay::catch_up(&*log, &mut state, &place, &head)?;
+        let mut seed = [0; 32];
+        chance(&mut seed);
+        let epoch_key = KeyPair::from_seed(&seed);
+        let taken = head.positions;
+        let mut owner = Owner {
+            log,
+            state,
+            head,
+            taken,
+            epoch_key,
+            said: 0,
+            place,
+            heads,
+            chance,
+            alone: BTreeMap::new(),
+            halted: false,
+        };
+        loop {
+            let elected = owner.election(identity, &endpoint);
+            let mut draught = Draught { positions: owner.head.positions, ..Draught::default() };
+            let input = owner.own(elected.into(), "owner".to_owned());
+            owner.fold_into(&mut draught, input, &[], None).map_err(Stop::into_error)?;
+            let epoch = owner.head.epoch + 1;
+            if owner.append(draught, epoch)?.is_some() {
+                owner.heads.epoch(&owner.head, &owner.epoch_key);
+                return Ok(owner);
+            }
+            owner.reread()?;
+        }
+    }
+
+    fn election(&self, identity: &Identity, endpoint: &str) -> OwnerElected {
+        let claim = EpochClaim {
+            deployment: &self.head.deployment,
+            partition: self.head.partition,
+            epoch: self.head.epoch + 1,
+            key: self.epoch_key.public(),
+        };
+        OwnerElected {
+            epoch: claim.epoch,
+            node: identity.node_name.clone(),
+            endpoint: endpoint.to_owned(),
+            epoch_key: claim.key,
+            certificate: identity.certify(&claim),
+        }
+    }
+
+    /// One cycle: take, fold to rest, append. Nothing has happened to the world yet when it
+    /// returns; answers and effects are the caller's.
+    ///
+    /// After a fold has panicked the partition is halted: only `inbox.control` is taken, so
+    /// that it can still be frozen.
+    ///
+    /// # Errors
+    /// The partition stops: see [`EngineError`].
+    pub fn cycle(&mut self, wall: Ns) -> Result<Cycle, EngineError> {
+        self.place.wall = wall;
+        loop {
+            match self.cycle_once(wall) {
+                Ok(cycle) => return Ok(cycle),
+                Err(Stop::Again) => {}
+                Err(Stop::Engine(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn cycle_once(&mut self, wall: Ns) -> Result<Cycle, Stop> {
+        let mut draught = Draught { positions: self.taken, ..Draught::default() };
+        if self.halted {
+            self.take_inputs(&mut draught, Stream::Control)?;
+        } else {
+            self.take_tick(&mut draught, wall)?;
+            self.take_inputs(&mut draught, Stream::Control)?;
+            self.take_inputs(&mut draught, Stream::Inbox)?;
+            self.take_telemetry(&mut draught)?;
+        }
+        let (taken, more) = (std::mem::take(&mut draught.taken), draught.more);
+        self.taken = draught.positions;
+        if draught.drafts.is_empty() {
+            return Ok(Cycle { batch: None, taken, more });
+        }
+        let epoch = self.head.epoch;
+        match self.append(draught, epoch)? {
+            Some(batch) => Ok(Cycle { batch: Some(batch), taken, more }),
+            None => {
+                self.reread()?;
+                Ok(Cycle { more: true, ..Cycle::default() })
+            }
+        }
+    }
+
+    /// When the next cycle has something to do although nothing comes in.
+    pub fn next_due(&self) -> Ns {
+        let last = fold::last_tick(&self.state);
+        let wake = self.state.next_wake().map_or(last + TICK_IDLE, Ns);
+        wake.max(last + TICK_ACTIVE).min(last + TICK_IDLE)
+    }
+
+    /// Signs the tree head, if one is due or `now_or_never`.
+    ///
+    /// # Errors
+    /// The entries read back differently, or the head record refuses.
+    pub fn sign_head(&mut self, wall: Ns, force: bool) -> Result<(), EngineError> {
+        self.heads.sign(&*self.log, &self.head, &self.epoch_key, wall, force)
+    }
+
+    /// The end of the chain.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The tree and its signed heads.
+    pub fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    /// The folded state, for readers on this thread.
+    pub fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn take_tick(&mut self, draught: &mut Draught, wall: Ns) -> Result<(), Stop> {
+        let last = fold::last_tick(&self.state);
+        let waiting = [Stream::Control, Stream::Inbox, Stream::Telemetry];
+        let busy = waiting.iter().any(|stream| {
+            let from = self.position(*stream);
+            self.log.take(*stream, from, 1).is_ok_and(|records| !records.is_empty())
+        });
+        let spacing = if busy { last + TICK_ACTIVE } else { self.next_due() };
+        if last != Ns(0) && wall < spacing {
+            return Ok(());
+        }
+        // The wall clock may step back; tick time does not.
+        let tick = Tick { partition: self.place.partition, now: wall.max(last) };
+        let input = self.own(tick.into(), self.place.partition.to_string());
+        self.fold_into(draught, input, &[], None)
+    }
+
+    fn position(&self, stream: Stream) -> u64 {
+        position(&mut self.taken.clone(), stream).to_owned()
+    }
+
+    fn take_inputs(&mut self, draught: &mut Draught, stream: Stream) -> Result<(), Stop> {
+        let from = *position(&mut draught.positions, stream);
+        for (at, record) in self.log.take(stream, from, BATCH_BYTES_FULL)? {
+            if draught.bytes > BATCH_BYTES_FULL {
+                draught.more = true;
+                break;
+            }
+            match Input::decode(&record) {
+                Ok(input) => self.take_input(draught, stream, at, input)?,
+                Err(error) => self.refuse(draught, stream, at, &record, &error.to_string())?,
+            }
+            *position(&mut draught.positions, stream) = at + 1;
+        }
+        Ok(())
+    }
+
+    fn take_input(
+        &mut self,
+        draught: &mut Draught,
+        stream: Stream,
+        at: u64,
+        input: Input,
+    ) -> Result<(), Stop> {
+        if let Some(first) = self.first_of(&input.event) {
+            let (seq, repeated) = (first.seq, true);
+            draught.taken.push(Taken { stream, position: at, seq, repeated, refused: None });
+            return Ok(());
+        }
+        if let Some(reason) = self.alone.get(&(stream, at)).cloned() {
+            return self.refuse(draught, stream, at, &input.encode()?, &reason);
+        }
+        let seq = self.next_seq(draught);
+        let incoming = Incoming {
+            payload: input.event.encode()?,
+            event: input.event,
+            key: input.key,
+            actor: input.actor,
+            cause: Cause::Observed { stream, position: at },
+            correlation: input.correlation,
+            priority: input.priority,
+            ttl: Ns(0),
+        };
+        self.fold_into(draught, incoming, &[], Some((stream, at)))?;
+        draught.taken.push(Taken { stream, position: at, seq, repeated: false, refused: None });
+        Ok(())
+    }
+
+    /// The entry that an earlier event with the same client id became, from folded state alone.
+    fn first_of(&mut self, event: &Event) -> Option<First> {
+        let key = bookkeeping::client_id(event)?;
+        let mut store = fold::Keyed(&mut self.state);
+        View::new(&mut store, bookkeeping::PROCESSOR.name).load(&key)
+    }
+
+    fn take_telemetry(&mut self, draught: &mut Draught) -> Result<(), Stop> {
+        let from = draught.positions.telemetry;
+        let records = self.log.take(Stream::Telemetry, from, SEAL_BYTES_MAX)?;
+        let Some((last, _)) = records.last() else { return Ok(()) };
+        let to = last + 1;
+        let mut columns = Vec::with_capacity(records.len());
+        for (at, record) in &records {
+            match Columns::decode(record) {
+                Ok(decoded) => columns.push(decoded),
+                Err(error) => {
+                    self.refuse(draught, Stream::Telemetry, *at, record, &error.to_string())?;
+                }
+            }
+        }
+        let sealed = TelemetrySealed {
+            from,
+            to,
+            digest: seal_digest(records.iter().map(|(_, record)| record.as_slice())),
+            n_samples: columns.iter().map(|it| it.len() as u64).sum(),
+        };
+        let input = self.own(sealed.into(), self.place.partition.to_string());
+        self.fold_into(draught, input, &columns, Some((Stream::Telemetry, from)))?;
+        draught.positions.telemetry = to;
+        Ok(())
+    }
+
+    /// An input that cannot be folded is kept in quarantine and stands alone with its reason.
+    fn refuse(
+        &mut self,
+        draught: &mut Draught,
+        stream: Stream,
+        at: u64,
+        record: &[u8],
+        reason: &str,
+    ) -> Result<(), Stop> {
+        let digest = self.log.quarantine(record, reason)?;
+        let refused = InputRefused {
+            stream: stream_name(stream).to_owned(),
+            position: at,
+            reason: reason.to_owned(),
+            digest: digest.to_digest(),
+        };
+        let seq = self.next_seq(draught);
+        let input = self.own(refused.into(), stream_name(stream).to_owned());
+        self.fold_into(draught, input, &[], None)?;
+        let refused = Some(reason.to_owned());
+        draught.taken.push(Taken { stream, position: at, seq, repeated: false, refused });
+        Ok(())
+    }
+
+    fn next_seq(&self, draught: &Draught) -> u64 {
+        self.head.next_seq + draught.drafts.len() as u64
+    }
+
+    /// Something the owner itself says.
+    fn own(&mut self, event: Event, key: String) -> Incoming {
+        let epoch = match &event {
+            Event::OwnerElected(elected) => elected.epoch,
+            _ => self.head.epoch,
+        };
+        let n = self.said;
+        self.said += 1;
+        let payload = event.encode().expect("the owner's own records hold no number above i64");
+        let (actor, cause) = (Actor::system("owner"), Cause::Owner { epoch, n });
+        Incoming { payload, event, key, actor, cause, correlation: None, priority: 5, ttl: Ns(0) }
+    }
+
+    fn fold_into(
+        &mut self,
+        draught: &mut Draught,
+        input: Incoming,
+        samples: &[Columns<'_>],
+        from: Option<(Stream, u64)>,
+    ) -> Result<(), Stop> {
+        let seq = self.next_seq(draught);
+        match fold::fold(&mut self.state, &self.place, seq, input, samples) {
+            Ok(drafts) => draught.add(drafts),
+            Err(fault) => return Err(self.fault(fault, from)),
+        }
+        Ok(())
+    }
+
+    /// A fault leaves half an input on the overlay: all of it goes. A loop is taken again and
+    /// then stands alone; a panic halts the partition.
+    fn fault(&mut self, fault: Fault, from: Option<(Stream, u64)>) -> Stop {
+        self.state.discard();
+        self.taken = self.head.positions;
+        let (stream, position) = from.unwrap_or((Stream::Inbox, self.taken.inbox));
+        let (processor, seq, message) = match fault {
+            Fault::Loop => {
+                let reason = "its consequences do not come to rest within 32 steps";
+                self.alone.insert((stream, position), reason.to_owned());
+                return Stop::Again;
+            }
+            Fault::Panic { processor, seq, message } => (processor, seq, message),
+            Fault::Said { processor, why } => (processor, self.head.next_seq, why),
+        };
+        self.halted = true;
+        Stop::Engine(EngineError::Panicked {
+            processor: processor.to_owned(),
+            place: schemas::envelope::reference(self.place.partition, seq),
+            stream: stream_name(stream).to_owned(),
+            position,
+            message,
+        })
+    }
+
+    /// Lets the input at `position` stand alone, by a person's decision, and goes on.
+    pub fn pass_over(&mut self, stream: Stream, position: u64, reason: &str) {
+        self.alone.insert((stream, position), reason.to_owned());
+        self.halted = false;
+    }
+
+    /// Signs and appends; `None` when another batch came first. On `Appended` the state that
+    /// was written with the batch becomes the state.
+    fn append(
+        &mut self,
+        draught: Draught,
+        epoch: u64,
+    ) -> Result<Option<Arc<Batch>>, EngineError> {
+        let entries = self.seal_entries(draught.drafts);
+        let header = Header {
+            deployment: self.head.deployment.clone(),
+            partition: self.head.partition,
+            epoch,
+            prev: self.head.hash,
+            first_seq: self.head.next_seq,
+            count: 0,
+            positions: draught.positions,
+            wall: self.place.wall,
+            body: Hash::default(),
+        };
+        let batch = Batch::sign(header, entries, &self.epoch_key);
+        self.heads.grow(&batch, &mut self.state);
+        match self.log.append(&self.head, &batch, &self.state.changes())? {
+            Append::Appended(head) => {
+                self.state.commit();
+                self.head = head;
+                Ok(Some(Arc::new(batch)))
+            }
+            Append::Lost(_) => Ok(None),
+        }
+    }
+
+    fn seal_entries(&mut self, drafts: Vec<Draft>) -> Vec<Entry> {
+        let mut salts = vec![0; drafts.len() * 32];
+        (self.chance)(&mut salts);
+        let salted = drafts.into_iter().zip(salts.chunks_exact(32));
+        salted
+            .map(|(draft, chunk)| {
+                let mut salt = [0; 32];
+                salt.copy_from_slice(chunk);
+                Entry::new(draft.envelope, salt, draft.payload)
+            })
+            .collect()
+    }
+
+    /// On `Lost`: drop the overlay, read the chain to its end, and begin again from there.
+    fn reread(&mut self) -> Result<(), EngineError> {
+        self.state.discard();
+        let head = self.log.head()?;
+        if head.epoch > self.head.epoch && head.epoch_key != Some(self.epoch_key.public()) {
+            let place = schemas::envelope::reference(head.partition, self.head.next_seq);
+            return Err(EngineError::Superseded { place });
+        }
+        super::replay::catch_up(&*self.log, &mut self.state, &self.place, &head)?;
+        self.heads.restore(&*self.log, &self.state, &head)?;
+        self.taken = head.positions;
+        self.head = head;
+        Ok(())
+    }
+}
+
+fn position(positions: &mut Positions, stream: Stream) -> &mut u64 {
+    match stream {
+        Stream::Inbox => &mut positions.inbox,
+        Stream::Control => &mut positions.control,
+        Stream::Telemetry => &mut positions.telemetry,
+    }
+}
+
+/// SHA-256 over the length-prefixed records of a sealed range.
+pub fn seal_digest<'a>(records: impl Iterator<Item = &'a [u8]>) -> String {
+    let mut sha = <sha2::Sha256 as sha2::Digest>::new();
+    for record in records {
+        sha2::Digest::update(&mut sha, (record.len() as u32).to_be_bytes());
+        sha2::Digest::update(&mut sha, record);
+    }
+    Hash(sha2::Digest::finalize(sha).into()).to_digest()
+}
+
+/// The envelope as folds saw it: without the commitment, which is the sequencer's.
+pub fn as_folded(envelope: &Envelope) -> Envelope {
+    Envelope { commitment: Hash::default(), ..envelope.clone() }
+}

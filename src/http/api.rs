@@ -1,0 +1,290 @@
+//! The API: what is posted becomes an input; the answer carries its place in the journal.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use schemas::event::{
+    ApprovalGiven, ChangeObserved, ConfigActivated, FreezeCommand, FreezeVerb, ReleaseRequested,
+    TelemetrySample,
+};
+use schemas::telemetry::Columns;
+use schemas::{Actor, ActorKind, Event, Kind, canonical};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::App;
+use crate::engine::Input;
+
+/// How long a sender waits for its place; the input may still be journaled afterwards, and a
+/// repeat with the same id then answers with that place.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// An error answer: a stable code, a sentence, a status.
+pub fn problem(status: StatusCode, code: &str, message: impl Into<String>) -> Response {
+    let body = json!({ "error": { "code": code, "message": message.into() } });
+    (status, Json(body)).into_response()
+}
+
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Response> {
+    serde_json::from_slice(body).map_err(|error| {
+        let message = format!("the body is not what is expected: {error}");
+        problem(StatusCode::BAD_REQUEST, "malformed", message)
+    })
+}
+
+fn check(field: &str, text: &str) -> Result<(), Response> {
+    canonical::identifier(text).map(|_| ()).map_err(|error| {
+        problem(StatusCode::BAD_REQUEST, "malformed", format!("`{field}`: {error}"))
+    })
+}
+
+/// Hands an input over and answers with its place: 201, or 200 for a repeat.
+async fn journal(app: &App, input: Input) -> Response {
+    let waiting = match app.0.engine.submit(&input) {
+        Ok(waiting) => waiting,
+        Err(error) => {
+            return problem(StatusCode::SERVICE_UNAVAILABLE, "not_journaled", error.to_string());
+        }
+    };
+    match tokio::time::timeout(ANSWER_WITHIN, waiting).await {
+        Ok(Ok(answer)) => {
+            let place = schemas::envelope::reference(app.0.partition, answer.seq);
+            if let Some(reason) = answer.refused {
+                let body = json!({ "error": { "code": "refused", "message": reason },
+                                   "place": place });
+                return (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response();
+            }
+            let status = if answer.repeated { StatusCode::OK } else { StatusCode::CREATED };
+            let body = json!({ "place": place, "repeated": answer.repeated });
+            (status, Json(body)).into_response()
+        }
+        Ok(Err(_)) | Err(_) => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not_confirmed",
+            "the journal has not confirmed the event; send it again with the same id",
+        ),
+    }
+}
+
+fn human(id: &str, key_id: Option<String>) -> Actor {
+    Actor { id: id.to_owned(), kind: ActorKind::Human, key_id }
+}
+
+/// `POST /api/v1/changes`.
+pub async fn change(State(app): State<App>, body: Bytes) -> Response {
+    let change: ChangeObserved = match parse(&body) {
+        Ok(change) => change,
+        Err(response) => return response,
+    };
+    for (field, text) in [("id", &change.id), ("service", &change.service)] {
+        if let Err(response) = check(field, text) {
+            return response;
+        }
+    }
+    let author = if change.author.is_empty() { "api" } else { &change.author };
+    let actor = Actor { id: author.to_owned(), kind: ActorKind::Agent, key_id: None };
+    let key = change.service.clone();
+    journal(&app, Input::new(actor, key, change)).await
+}
+
+/// `POST /api/v1/telemetry`: one `telemetry.sample.v1` as JSON.
+pub async fn telemetry(State(app): State<App>, body: Bytes) -> Response {
+    let sample: TelemetrySample = match parse(&body) {
+        Ok(sample) => sample,
+        Err(response) => return response,
+    };
+    let encoded = match Event::from(sample).encode() {
+        Ok(encoded) => encoded,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, "malformed", error.to_string()),
+    };
+    let n_samples = match Columns::decode(&encoded) {
+        Ok(columns) => columns.len(),
+        Err(error) => return problem(StatusCode::BAD_REQUEST, "malformed", error.to_string()),
+    };
+    let engine = app.0.engine.clone();
+    // The write waits for the disk, so it does not belong on a thread that serves sockets.
+    let stored = tokio::task::spawn_blocking(move || engine.telemetry(&[encoded])).await;
+    match stored {
+        Ok(Ok(())) => (StatusCode::ACCEPTED, Json(json!({ "samples": n_samples }))).into_response(),
+        Ok(Err(error)) => {
+            problem(StatusCode::SERVICE_UNAVAILABLE, "not_stored", error.to_string())
+        }
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "not_stored", error.to_string()),
+    }
+}
+
+/// `POST /api/v1/releases`: a signed `release.requested.v1`.
+pub async fn release(State(app): State<App>, body: Bytes) -> Response {
+    let release: ReleaseRequested = match parse(&body) {
+        Ok(release) => release,
+        Err(response) => return response,
+    };
+    let (actor, key) = (human(&release.requested_by, None), release.service.clone());
+    journal(&app, Input::new(actor, key, release)).await
+}
+
+/// `POST /api/v1/approvals`: a signed `approval.given.v1`.
+pub async fn approval(State(app): State<App>, body: Bytes) -> Response {
+    let approval: ApprovalGiven = match parse(&body) {
+        Ok(approval) => approval,
+        Err(response) => return response,
+    };
+    let (actor, key) = (human(&approval.approver, None), approval.proposal_id.to_string());
+    journal(&app, Input::new(actor, key, approval)).await
+}
+
+/// `POST /api/v1/config`: a signed `config.activated.v1`.
+pub async fn config(State(app): State<App>, body: Bytes) -> Response {
+    let config: ConfigActivated = match parse(&body) {
+        Ok(config) => config,
+        Err(response) => return response,
+    };
+    let (actor, key) = (human(&config.approved_by, None), config.name.clone());
+    journal(&app, Input::new(actor, key, config)).await
+}
+
+/// Body of `POST /api/v1/skip`.
+#[derive(Deserialize)]
+pub struct Skip {
+    stream: String,
+    position: u64,
+    reason: String,
+    signer_id: String,
+    signature: String,
+}
+
+/// Domain of a person's decision to pass over an input.
+pub const SKIP_DOMAIN: &str = "healwright/skip/v1";
+
+/// What a person signs to pass over an input.
+pub fn skip_statement(stream: &str, position: u64, reason: &str) -> Vec<u8> {
+    let mut out = schemas::wire::Writer::default();
+    out.text(stream).u64(position).text(reason);
+    out.0
+}
+
+/// `POST /api/v1/skip`: passes over an input whose fold panicked.
+pub async fn skip(State(app): State<App>, body: Bytes) -> Response {
+    let skip: Skip = match parse(&body) {
+        Ok(skip) => skip,
+        Err(response) => return response,
+    };
+    let stream = match skip.stream.as_str() {
+        "inbox" => schemas::Stream::Inbox,
+        "control" => schemas::Stream::Control,
+        "telemetry" => schemas::Stream::Telemetry,
+        _ => return problem(StatusCode::BAD_REQUEST, "malformed", "no such stream"),
+    };
+    let reason = format!("passed over by {}: {}", skip.signer_id, skip.reason);
+    let statement = skip_statement(&skip.stream, skip.position, &skip.reason);
+    let done = app.0.engine.ask(move |owner| {
+        let signed = owner.signer(&skip.signer_id).is_some_and(|key| {
+            schemas::signature::signature_from_text(&skip.signature)
+                .is_some_and(|signature| key.verify(SKIP_DOMAIN, &statement, &signature))
+        });
+        if signed {
+            owner.pass_over(stream, skip.position, &reason);
+        }
+        signed
+    });
+    match done.await {
+        Ok(true) => (StatusCode::OK, Json(json!({ "skipped": true }))).into_response(),
+        Ok(false) => {
+            let why = "no registered signer signed this; `healwright repair skip` does";
+            problem(StatusCode::FORBIDDEN, "invalid_signer", why)
+        }
+        Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "stopped", "the engine has stopped"),
+    }
+}
+
+/// `POST /api/incidents/freeze`: acknowledged once it is folded and every runner has confirmed
+/// the new mode epoch or been waited out (protocol.md §7).
+pub async fn freeze(State(app): State<App>, body: Bytes) -> Response {
+    command(app, body, FreezeVerb::Freeze).await
+}
+
+/// `POST /api/incidents/unfreeze`.
+pub async fn unfreeze(State(app): State<App>, body: Bytes) -> Response {
+    command(app, body, FreezeVerb::Unfreeze).await
+}
+
+async fn command(app: App, body: Bytes, verb: FreezeVerb) -> Response {
+    let command: FreezeCommand = match parse(&body) {
+        Ok(command) => command,
+        Err(response) => return response,
+    };
+    if command.command != verb {
+        let message = format!("`command` must be `{verb}` here");
+        return problem(StatusCode::BAD_REQUEST, "malformed", message);
+    }
+    crate::dispatch::command(app, command).await
+}
+
+/// `GET /healthz`: the process answers.
+pub async fn healthz() -> Json<Value> {
+    Json(json!({ "status": "healthy" }))
+}
+
+/// `GET /readyz`: the owner holds office and the partition is not stopped.
+pub async fn readyz(State(app): State<App>) -> Response {
+    let moved = app.0.engine.follow().borrow().clone();
+    match moved.stopped {
+        None => {
+            let body = json!({ "status": "ready", "entries": moved.next_seq });
+            (StatusCode::OK, Json(body)).into_response()
+        }
+        Some(why) => problem(StatusCode::SERVICE_UNAVAILABLE, "stopped", why),
+    }
+}
+
+/// `GET /metrics`.
+pub async fn metrics(State(app): State<App>) -> String {
+    app.0.metrics.render()
+}
+
+/// `GET /api/v1/status`.
+pub async fn status(State(app): State<App>) -> Json<Value> {
+    Json(app.0.projection.status())
+}
+
+/// Query of `GET /api/incidents`.
+#[derive(Deserialize)]
+pub struct IncidentQuery {
+    status: Option<String>,
+    limit: Option<usize>,
+    offset: Option<usize>,
+}
+
+/// `GET /api/incidents` (spec 80 §19).
+pub async fn incidents(State(app): State<App>, Query(query): Query<IncidentQuery>) -> Response {
+    let status = query.status.as_deref().unwrap_or("all");
+    if !matches!(status, "open" | "resolved" | "all") {
+        let message = format!("status {status:?} is none of open, resolved, all");
+        return problem(StatusCode::BAD_REQUEST, "malformed", message);
+    }
+    let (limit, offset) = (query.limit.unwrap_or(50).min(1000), query.offset.unwrap_or(0));
+    Json(app.0.projection.incidents_json(status, limit, offset)).into_response()
+}
+
+/// `GET /api/v1/incidents/{id}`.
+pub async fn incident(State(app): State<App>, Path(id): Path<String>) -> Response {
+    match app.0.projection.incident_json(&id) {
+        Some(incident) => Json(incident).into_response(),
+        None => problem(StatusCode::NOT_FOUND, "unknown_incident", format!("no incident {id}")),
+    }
+}
+
+/// The kinds that the API takes, for the documentation test.
+pub const TAKEN: &[Kind] = &[
+    Kind::ChangeObserved,
+    Kind::TelemetrySample,
+    Kind::ReleaseRequested,
+    Kind::ApprovalGiven,
+    Kind::ConfigActivated,
+    Kind::FreezeCommand,
+];

@@ -1,0 +1,80 @@
+//! Who may write, and which requests no browser may be tricked into.
+
+use std::net::SocketAddr;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+
+use super::App;
+use super::api::problem;
+
+/// The rule for writes.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// Address the node listens on.
+    pub listen: SocketAddr,
+    /// Token that writes need; `None` only on loopback.
+    pub token: Option<String>,
+    /// Further host names under which the node may be addressed.
+    pub hosts: Vec<String>,
+}
+
+/// Refuses a `Host` that is not this node's, so that a rebound DNS name cannot reach it.
+pub async fn host(State(app): State<App>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|it| it.to_str().ok());
+    let name = host.map(|it| it.rsplit_once(':').map_or(it, |(name, _)| name));
+    let gate = &app.0.gate;
+    let known = match name {
+        // HTTP/1.0 clients and health checkers send none; a browser always does.
+        None => true,
+        Some(name) => {
+            let literal = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+            literal || name == "localhost" || gate.hosts.iter().any(|it| it == name)
+        }
+    };
+    if known {
+        return next.run(request).await;
+    }
+    problem(
+        StatusCode::MISDIRECTED_REQUEST,
+        "unknown_host",
+        "this node is not known under that host name; add it to `http.hosts`",
+    )
+    .into_response()
+}
+
+/// Refuses writes without the token, and writes that another origin's page sent.
+pub async fn writes(State(app): State<App>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    if is_cross_site(headers) {
+        let why = "this request comes from a page of another origin";
+        return problem(StatusCode::FORBIDDEN, "cross_site", why).into_response();
+    }
+    if !may_write(&app.0.gate, headers) {
+        let why = "a token is needed: send `Authorization: Bearer …` (see `http.token_file`)";
+        return problem(StatusCode::UNAUTHORIZED, "token_needed", why).into_response();
+    }
+    next.run(request).await
+}
+
+fn is_cross_site(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN).and_then(|it| it.to_str().ok()) else {
+        return headers.get("sec-fetch-site").is_some_and(|it| it == "cross-site");
+    };
+    let host = headers.get(header::HOST).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    origin.split_once("://").is_none_or(|(_, of)| of != host)
+}
+
+fn may_write(gate: &Gate, headers: &HeaderMap) -> bool {
+    let Some(token) = &gate.token else { return gate.listen.ip().is_loopback() };
+    let given = headers.get(header::AUTHORIZATION).and_then(|it| it.to_str().ok());
+    given.and_then(|it| it.strip_prefix("Bearer ")).is_some_and(|it| same(it, token))
+}
+
+/// Compares without telling by its time how much was right.
+fn same(given: &str, token: &str) -> bool {
+    let digest = |text: &str| schemas::Hash::of(&[b"healwright/token/v1\0", text.as_bytes()]);
+    digest(given) == digest(token)
+}

@@ -1,0 +1,153 @@
+//! Keys of a deployment: root, node and operator, created on first start.
+//!
+//! | file | may | its loss costs |
+//! | --- | --- | --- |
+//! | `keys/root.key` | certify node keys | no new node can be certified; keep it elsewhere |
+//! | `keys/node.key` | certify epoch keys, sign exports | this node cannot take office again |
+//! | `keys/operator.key` | approve, release, freeze, unfreeze | nobody can approve until a signer is registered |
+//!
+//! Each file holds 64 hex digits of an Ed25519 seed, mode 0600. Secrets are never logged and
+//! never leave their file except into memory. Epoch keys are never written at all: each start is
+//! a new epoch.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use schemas::ids::{hex, unhex};
+use schemas::signature::{
+    Certificate, EpochClaim, KeyPair, PublicKey, certify_node, deployment_id,
+};
+
+/// Names of deployments until an operator chooses one.
+const DEFAULT_NAME: &str = "local";
+
+/// What a node needs to take office.
+#[derive(Debug)]
+pub struct Identity {
+    /// Deployment id; binds the root key.
+    pub deployment: String,
+    /// Name of this node.
+    pub node_name: String,
+    /// Public root key.
+    pub root: PublicKey,
+    /// This node's key.
+    pub node: KeyPair,
+    node_certificate: String,
+}
+
+impl Identity {
+    /// An identity from its keys; `root` is needed only here.
+    pub fn new(name: &str, node_name: &str, root: &KeyPair, node: KeyPair) -> Self {
+        let deployment = deployment_id(name, &root.public());
+        let node_certificate = certify_node(root, &deployment, &node.public());
+        let (root, node_name) = (root.public(), node_name.to_owned());
+        Identity { deployment, node_name, root, node, node_certificate }
+    }
+
+    /// Root → node → epoch for `claim`.
+    pub fn certify(&self, claim: &EpochClaim<'_>) -> Certificate {
+        claim.certify(self.root, &self.node_certificate, &self.node)
+    }
+}
+
+/// The key files of a data directory.
+#[derive(Debug, Clone)]
+pub struct KeyDir(PathBuf);
+
+impl KeyDir {
+    /// The keys of the data directory `data`.
+    pub fn of(data: &Path) -> Self {
+        KeyDir(data.join("keys"))
+    }
+
+    /// The identity of this node; creates what is missing on first start.
+    ///
+    /// # Errors
+    /// A key file that is malformed or readable by others, or an unwritable directory.
+    pub fn identity(&self) -> anyhow::Result<Identity> {
+        fs::create_dir_all(&self.0).with_context(|| format!("creating {}", self.0.display()))?;
+        fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("restricting {}", self.0.display()))?;
+        let root = self.key("root", true)?;
+        let node = self.key("node", true)?;
+        Ok(Identity::new(DEFAULT_NAME, &host_name(), &root, node))
+    }
+
+    /// The operator's key; creates it on first use.
+    ///
+    /// # Errors
+    /// As [`KeyDir::identity`].
+    pub fn operator(&self) -> anyhow::Result<KeyPair> {
+        self.key("operator", true)
+    }
+
+    /// The operator's key, where it exists.
+    ///
+    /// # Errors
+    /// No such file, with the command that creates one, or a malformed file.
+    pub fn existing_operator(&self) -> anyhow::Result<KeyPair> {
+        self.key("operator", false)
+    }
+
+    /// The node's key, where it exists.
+    ///
+    /// # Errors
+    /// No such file, or a malformed one.
+    pub fn existing_node(&self) -> anyhow::Result<Identity> {
+        let root = self.key("root", false)?;
+        let node = self.key("node", false)?;
+        Ok(Identity::new(DEFAULT_NAME, &host_name(), &root, node))
+    }
+
+    fn key(&self, name: &str, create: bool) -> anyhow::Result<KeyPair> {
+        let path = self.0.join(format!("{name}.key"));
+        match fs::read_to_string(&path) {
+            Ok(text) => read_key(&path, &text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && create => create_key(&path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
+                "{} does not exist; `healwright up --data {}` creates it on first start",
+                path.display(),
+                self.0.parent().unwrap_or(&self.0).display()
+            ),
+            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+}
+
+fn read_key(path: &Path, text: &str) -> anyhow::Result<KeyPair> {
+    let mode = fs::metadata(path)
+        .with_context(|| format!("reading {}", path.display()))?
+        .permissions()
+        .mode();
+    if mode & 0o077 != 0 {
+        bail!("{0} can be read by others (mode {mode:o}); run `chmod 600 {0}`", path.display());
+    }
+    let Some(seed) = unhex::<32>(text.trim()) else {
+        bail!("{} is no key: 64 hex digits are expected", path.display());
+    };
+    Ok(KeyPair::from_seed(&seed))
+}
+
+fn create_key(path: &Path) -> anyhow::Result<KeyPair> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).context("reading randomness for a new key")?;
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("creating {}", path.display()))?;
+    writeln!(file, "{}", hex(&seed))
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("writing {}", path.display()))?;
+    Ok(KeyPair::from_seed(&seed))
+}
+
+/// The host's name, as the runner and the node are called.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_str().unwrap_or("local").to_owned()
+}
