@@ -50,3 +50,8 @@ pub fn from_bytes<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, AvroE
     deserializer.end()?;
     Ok(value)
 }
+
+/// Takes one `int` or `long` from the front of `bytes`, for readers that stay in place.
+pub(crate) fn take_long(bytes: &mut &[u8]) -> Result<i64, AvroError> {
+    de::take_long(bytes)
+}

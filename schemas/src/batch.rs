@@ -14,7 +14,8 @@
 
 use serde::Serialize;
 
-use crate::envelope::{commitment, leaf};
+use crate::cap::Summary;
+use crate::envelope::{Redaction, commitment, leaf};
 use crate::signature::{KeyPair, SIGNATURE_BYTES};
 use crate::wire::{Reader, Writer};
 use crate::{Envelope, Error, Event, Hash, Ns};
@@ -117,9 +118,18 @@ impl Entry {
     /// The typed payload.
     ///
     /// # Errors
-    /// [`Error::Payload`] when it does not decode as its type.
+    /// [`Error::Payload`] when it does not decode as its type, [`Error::Summarized`] when it
+    /// was above the cap and only its summary is here.
     pub fn event(&self) -> Result<Event, Error> {
-        Event::decode(self.envelope.kind, &self.payload)
+        match self.envelope.redaction {
+            Redaction::None | Redaction::Redacted => {
+                Event::decode(self.envelope.kind, &self.payload)
+            }
+            Redaction::Summary => {
+                let hash_of_full = Summary::decode(&self.payload)?.hash_of_full;
+                Err(Error::Summarized { kind: self.envelope.kind.topic(), hash_of_full })
+            }
+        }
     }
 
     fn encode(&self, out: &mut Writer) {

@@ -1,12 +1,16 @@
 //! The one codec: Avro single-object encoding, `C3 01 ‖ fingerprint ‖ datum`.
 //!
 //! A payload under the current schema takes the direct path ([`crate::avro`]); one under a
-//! released former schema is resolved by apache-avro, writer's schema to reader's.
+//! released former schema is first resolved by apache-avro, writer's schema to reader's.
+//! Either way the stored bytes stay what they are: decoding is for reading, never for hashing.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use apache_avro::{Schema, rabin::Rabin};
+use apache_avro::Schema;
+use apache_avro::rabin::Rabin;
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::writer::datum::GenericDatumWriter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -18,8 +22,15 @@ const MARK: [u8; 2] = [0xC3, 0x01];
 /// Mark and CRC-64-AVRO fingerprint.
 const PREFIX_BYTES: usize = 10;
 
+/// What apache-avro may allocate for one length field of a hostile datum. Records of telemetry
+/// are the largest payloads, at most 1 MiB.
+const ALLOCATION_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Former schemas of a kind that were ever released, newest last: `(kind, schema text)`.
-/// They stand in `released/` and are never edited.
+///
+/// Every released form stands in `released/` and is never edited. When a schema changes, the
+/// form before the change is named here and the new one is added there; a test refuses a form
+/// in `released/` that nobody can read.
 const RELEASED: &[(Kind, &str)] = &[];
 
 struct Known {
@@ -29,6 +40,7 @@ struct Known {
 }
 
 static KNOWN: LazyLock<BTreeMap<Kind, Known>> = LazyLock::new(|| {
+    apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
     Kind::ALL.iter().map(|kind| (*kind, Known::of(*kind))).collect()
 });
 
@@ -48,7 +60,7 @@ fn parse(kind: Kind, text: &str) -> Schema {
         .unwrap_or_else(|error| panic!("schema of {} is part of this crate: {error}", kind.name()))
 }
 
-fn fingerprint_of(schema: &Schema) -> [u8; 8] {
+pub(crate) fn fingerprint_of(schema: &Schema) -> [u8; 8] {
     let mut fingerprint = [0; 8];
     fingerprint.copy_from_slice(&schema.fingerprint::<Rabin>().bytes);
     fingerprint
@@ -64,17 +76,19 @@ pub fn fingerprint(kind: Kind) -> [u8; 8] {
     KNOWN[&kind].fingerprint
 }
 
+/// Whether payloads of `kind` under the schema of this fingerprint can be read.
+pub fn reads(kind: Kind, fingerprint: &[u8; 8]) -> bool {
+    let known = &KNOWN[&kind];
+    known.fingerprint == *fingerprint || known.former.contains_key(fingerprint)
+}
+
 /// `payload` under the current schema of `kind`.
 ///
 /// # Errors
 /// [`Error::Payload`] for a number outside the range of an Avro long.
 pub fn encode<T: Serialize>(kind: Kind, payload: &T) -> Result<Vec<u8>, Error> {
     let datum = avro::to_bytes(payload).map_err(|error| wrong(kind, error.to_string()))?;
-    let mut bytes = Vec::with_capacity(PREFIX_BYTES + datum.len());
-    bytes.extend_from_slice(&MARK);
-    bytes.extend_from_slice(&fingerprint(kind));
-    bytes.extend_from_slice(&datum);
-    Ok(bytes)
+    Ok(single_object(&fingerprint(kind), &datum))
 }
 
 /// The payload of `kind`, written under its current or a released former schema.
@@ -82,7 +96,7 @@ pub fn encode<T: Serialize>(kind: Kind, payload: &T) -> Result<Vec<u8>, Error> {
 /// # Errors
 /// [`Error::Payload`] names the fingerprint that nobody released, or what does not decode.
 pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, Error> {
-    let (written, datum) = split(kind, bytes)?;
+    let (written, datum) = split(bytes).ok_or_else(|| unmarked(kind))?;
     let known = &KNOWN[&kind];
     if written == known.fingerprint {
         return avro::from_bytes(datum).map_err(|error| wrong(kind, error.to_string()));
@@ -91,10 +105,28 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, Error>
         let hex = crate::ids::hex(&written);
         return Err(wrong(kind, format!("no released schema has fingerprint {hex}")));
     };
-    let avro_error = |error: apache_avro::Error| wrong(kind, error.to_string());
-    let value = apache_avro::from_avro_datum(writer, &mut &datum[..], Some(&known.schema))
-        .map_err(avro_error)?;
-    apache_avro::from_value(&value).map_err(avro_error)
+    resolve(writer, &known.schema, datum).map_err(|why| wrong(kind, why))
+}
+
+/// A datum of `writer`'s schema as a value of `reader`'s.
+///
+/// The resolved value is written under the reader's schema and read by the direct path, so that
+/// one decoder alone says what bytes mean.
+fn resolve<T: DeserializeOwned>(
+    writer: &Schema,
+    reader: &Schema,
+    datum: &[u8],
+) -> Result<T, String> {
+    let says = |error: apache_avro::Error| error.to_string();
+    let from = GenericDatumReader::builder(writer).reader_schema(reader).build().map_err(says)?;
+    let to = GenericDatumWriter::builder(reader).build().map_err(says)?;
+    let mut rest = datum;
+    let value = from.read_value(&mut rest).map_err(says)?;
+    if !rest.is_empty() {
+        return Err(format!("{} bytes follow the value", rest.len()));
+    }
+    let current = to.write_value_to_vec(value).map_err(says)?;
+    avro::from_bytes(&current).map_err(|error| error.to_string())
 }
 
 /// The datum of a payload under the current schema, without decoding it.
@@ -102,20 +134,30 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, Error>
 /// # Errors
 /// [`Error::Payload`] when it was written under another schema.
 pub fn datum(kind: Kind, bytes: &[u8]) -> Result<&[u8], Error> {
-    let (written, datum) = split(kind, bytes)?;
+    let (written, datum) = split(bytes).ok_or_else(|| unmarked(kind))?;
     if written == fingerprint(kind) {
         return Ok(datum);
     }
     Err(wrong(kind, "it was written under another schema"))
 }
 
-fn split(kind: Kind, bytes: &[u8]) -> Result<([u8; 8], &[u8]), Error> {
-    if bytes.len() < PREFIX_BYTES || bytes[..2] != MARK {
-        return Err(wrong(kind, "it does not start with the Avro single-object mark"));
-    }
-    let mut written = [0; 8];
-    written.copy_from_slice(&bytes[2..PREFIX_BYTES]);
-    Ok((written, &bytes[PREFIX_BYTES..]))
+/// `datum` behind the mark and the fingerprint of its schema.
+pub(crate) fn single_object(fingerprint: &[u8; 8], datum: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(PREFIX_BYTES + datum.len());
+    bytes.extend_from_slice(&MARK);
+    bytes.extend_from_slice(fingerprint);
+    bytes.extend_from_slice(datum);
+    bytes
+}
+
+/// The fingerprint and the datum of what [`single_object`] wrote.
+pub(crate) fn split(bytes: &[u8]) -> Option<([u8; 8], &[u8])> {
+    let (fingerprint, datum) = bytes.strip_prefix(&MARK)?.split_first_chunk()?;
+    Some((*fingerprint, datum))
+}
+
+fn unmarked(kind: Kind) -> Error {
+    wrong(kind, "it does not start with the Avro single-object mark")
 }
 
 fn wrong(kind: Kind, why: impl Into<String>) -> Error {

@@ -13,6 +13,7 @@
 pub mod avro;
 pub mod batch;
 pub mod canonical;
+pub mod cap;
 pub mod codec;
 pub mod envelope;
 pub mod event;
@@ -21,6 +22,7 @@ pub mod link;
 pub mod signature;
 pub mod telemetry;
 pub mod time;
+pub mod view;
 pub mod wire;
 
 pub use batch::{Batch, Entry, Header, Positions};
@@ -66,6 +68,14 @@ pub enum Error {
         kind: String,
         /// What the codec said.
         why: String,
+    },
+    /// The payload is in its summary form: what was said lies in the artifact store.
+    #[error("payload of {kind} is summarized, the full one is {hash_of_full}")]
+    Summarized {
+        /// Topic name.
+        kind: String,
+        /// Its name in the artifact store, `sha256:<hex>`.
+        hash_of_full: String,
     },
     /// The payload does not match the commitment in its envelope.
     #[error("payload does not match its commitment")]

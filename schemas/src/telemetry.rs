@@ -4,6 +4,9 @@
 //! A record of 100 series × 1 point carries 100 dictionary entries. Folding a million such
 //! samples a second leaves about a microsecond for each, so the dictionary is kept as slices of
 //! the record: the encoded bytes of a series are its identity.
+//!
+//! It accepts whatever the typed decode accepts, with equal columns. Of the texts it leaves in
+//! place it checks the lengths only; [`series`] checks the rest when a series is first seen.
 
 use crate::event::{Kind, Series};
 use crate::{Error, avro, codec};
@@ -41,18 +44,16 @@ impl<'a> Columns<'a> {
         let datum = codec::datum(Kind::TelemetrySample, bytes)?;
         let mut cursor = Cursor { bytes: datum };
         let source = cursor.text()?;
-        cursor.text()?;
-        let mut columns = Columns {
+        cursor.skip_text()?;
+        let columns = Columns {
             source,
-            series: Vec::new(),
-            series_idx: Vec::new(),
-            ts_ns: Vec::new(),
-            value: Vec::new(),
+            series: cursor.block(Cursor::series)?,
+            series_idx: cursor.block(Cursor::index)?,
+            ts_ns: cursor.block(Cursor::unsigned)?,
+            value: cursor.block(Cursor::double)?,
         };
-        cursor.block(|cursor| Ok(columns.series.push(cursor.series()?)))?;
-        cursor.block(|cursor| Ok(columns.series_idx.push(cursor.unsigned()? as u32)))?;
-        cursor.block(|cursor| Ok(columns.ts_ns.push(cursor.unsigned()?)))?;
-        cursor.block(|cursor| Ok(columns.value.push(cursor.double()?)))?;
+        cursor.skip_option_text()?;
+        cursor.end()?;
         columns.check()?;
         Ok(columns)
     }
@@ -94,19 +95,15 @@ impl<'a> Cursor<'a> {
     }
 
     fn long(&mut self) -> Result<i64, Error> {
-        let mut zigzag = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
-            zigzag |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
-            }
-        }
-        Err(wrong("a varint is longer than 64 bits"))
+        avro::take_long(&mut self.bytes).map_err(|error| wrong(error.to_string()))
     }
 
     fn unsigned(&mut self) -> Result<u64, Error> {
         u64::try_from(self.long()?).map_err(|_| wrong("a negative number"))
+    }
+
+    fn index(&mut self) -> Result<u32, Error> {
+        u32::try_from(self.long()?).map_err(|_| wrong("an index outside 32 bits"))
     }
 
     fn double(&mut self) -> Result<f64, Error> {
@@ -125,6 +122,14 @@ impl<'a> Cursor<'a> {
         self.take(n).map(|_| ())
     }
 
+    fn skip_option_text(&mut self) -> Result<(), Error> {
+        match self.long()? {
+            0 => Ok(()),
+            1 => self.skip_text(),
+            branch => Err(wrong(format!("union branch {branch} is not 0 or 1"))),
+        }
+    }
+
     /// The bytes of one dictionary entry: service, host, key, labels.
     fn series(&mut self) -> Result<&'a [u8], Error> {
         let start = self.bytes;
@@ -138,25 +143,38 @@ impl<'a> Cursor<'a> {
         Ok(&start[..start.len() - self.bytes.len()])
     }
 
-    fn block(
+    /// The items of an array or map, up to the closing zero.
+    fn block<T>(
         &mut self,
-        mut item: impl FnMut(&mut Self) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        mut item: impl FnMut(&mut Self) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let mut items = Vec::new();
         loop {
             let count = self.long()?;
+            if count == 0 {
+                return Ok(items);
+            }
             if count < 0 {
+                // A negative count is followed by the block's size in bytes.
                 self.long()?;
             }
-            if count == 0 {
-                return Ok(());
-            }
-            if count.unsigned_abs() > self.bytes.len() as u64 {
+            let count = count.unsigned_abs();
+            // Every item takes a byte at least, so this bounds what a hostile count reserves.
+            if count > self.bytes.len() as u64 {
                 return Err(wrong("more items than bytes"));
             }
-            for _ in 0..count.unsigned_abs() {
-                item(self)?;
+            items.reserve(count as usize);
+            for _ in 0..count {
+                items.push(item(self)?);
             }
         }
+    }
+
+    fn end(&self) -> Result<(), Error> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        Err(wrong(format!("{} bytes follow the value", self.bytes.len())))
     }
 }
 

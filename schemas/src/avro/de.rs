@@ -5,6 +5,25 @@ use serde::de::{self, DeserializeSeed, Visitor};
 
 use super::AvroError;
 
+/// 64 bits in groups of seven; the tenth byte holds one bit.
+const VARINT_BYTES_MAX: usize = 10;
+
+/// Takes a zigzag varint from the front of `bytes`: the one reader of Avro's `int` and `long`.
+pub(super) fn take_long(bytes: &mut &[u8]) -> Result<i64, AvroError> {
+    let mut zigzag = 0u64;
+    for (index, byte) in bytes.iter().enumerate().take(VARINT_BYTES_MAX) {
+        if index + 1 == VARINT_BYTES_MAX && *byte > 1 {
+            return Err(AvroError("a varint is longer than 64 bits".to_owned()));
+        }
+        zigzag |= u64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            *bytes = &bytes[index + 1..];
+            return Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
+        }
+    }
+    Err(AvroError("a varint is cut short".to_owned()))
+}
+
 pub(super) struct Deserializer<'de> {
     bytes: &'de [u8],
 }
@@ -31,18 +50,7 @@ impl<'de> Deserializer<'de> {
     }
 
     fn long(&mut self) -> Result<i64, AvroError> {
-        let mut zigzag = 0u64;
-        for shift in (0..70).step_by(7) {
-            let byte = self.take(1)?[0];
-            if shift == 63 && byte > 1 {
-                break;
-            }
-            zigzag |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
-            }
-        }
-        Err(AvroError("a varint is longer than 64 bits".to_owned()))
+        take_long(&mut self.bytes)
     }
 
     fn length(&mut self) -> Result<usize, AvroError> {
@@ -183,8 +191,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
         visitor: V,
     ) -> Result<V::Value, AvroError> {
         let index = self.long()?;
-        let index =
-            u32::try_from(index).map_err(|_| AvroError(format!("enum index {index}")))?;
+        let index = u32::try_from(index).map_err(|_| AvroError(format!("enum index {index}")))?;
         visitor.visit_enum(Variant { deserializer: self, index })
     }
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, AvroError> {
@@ -275,10 +282,7 @@ impl<'de> de::MapAccess<'de> for &mut Blocks<'_, 'de> {
         self.left -= 1;
         seed.deserialize(&mut *self.deserializer).map(Some)
     }
-    fn next_value_seed<V: DeserializeSeed<'de>>(
-        &mut self,
-        seed: V,
-    ) -> Result<V::Value, AvroError> {
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, AvroError> {
         seed.deserialize(&mut *self.deserializer)
     }
 }
@@ -292,10 +296,7 @@ struct Variant<'a, 'de> {
 impl<'de> de::EnumAccess<'de> for Variant<'_, 'de> {
     type Error = AvroError;
     type Variant = Self;
-    fn variant_seed<V: DeserializeSeed<'de>>(
-        self,
-        seed: V,
-    ) -> Result<(V::Value, Self), AvroError> {
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), AvroError> {
         let index = de::value::U32Deserializer::<AvroError>::new(self.index);
         Ok((seed.deserialize(index)?, self))
     }
@@ -306,10 +307,7 @@ impl<'de> de::VariantAccess<'de> for Variant<'_, 'de> {
     fn unit_variant(self) -> Result<(), AvroError> {
         Ok(())
     }
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(
-        self,
-        seed: T,
-    ) -> Result<T::Value, AvroError> {
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, AvroError> {
         seed.deserialize(self.deserializer)
     }
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, AvroError> {
