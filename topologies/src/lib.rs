@@ -12,6 +12,7 @@
 pub mod config;
 pub mod fold;
 pub mod profile;
+pub mod stats;
 #[doc(hidden)]
 pub mod testing;
 

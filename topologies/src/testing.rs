@@ -33,14 +33,12 @@ pub struct MapStore {
 }
 
 impl MapStore {
-    /// The wakes that are due at `now`, in order of (at, processor, key).
-    fn due(&self, now: Ns) -> Vec<(Ns, &'static str, String)> {
-        self.order.iter().take_while(|(at, ..)| *at <= now).cloned().collect()
-    }
-
-    /// Takes a wake that is still set as it was; `false` when it was moved or taken back.
-    fn take(&mut self, wake: &(Ns, &'static str, String)) -> bool {
-        self.order.remove(wake) && self.due_at.remove(&(wake.1, wake.2.clone())).is_some()
+    /// Takes the wakes that are due at `now`, in order of (at, processor, key).
+    fn due(&mut self, now: Ns) -> Vec<(Ns, &'static str, String)> {
+        let due = self.order.iter().take_while(|(at, ..)| *at <= now);
+        let due: Vec<_> = due.cloned().collect();
+        due.iter().for_each(|(_, processor, key)| self.unwake(processor, key));
+        due
     }
 
     /// Number of keys, so that a test can show that state is bounded.
@@ -161,12 +159,10 @@ impl Bench {
         let event = Event::Tick(Tick { partition: 0, now });
         let tick = self.journal(Actor::system("owner"), "0", cause, None, 5, event);
         let mut said = Said::default();
-        for wake in due {
-            if self.store.take(&wake) {
-                let processor = self.processors.iter().find(|it| it.name == wake.1).copied();
-                let processor = processor.expect("only a listed processor can have set a wake");
-                self.step(&processor, &tick, &[], Some(&wake.2), &mut said);
-            }
+        for (_, name, key) in due {
+            let processor = self.processors.iter().find(|it| it.name == name).copied();
+            let processor = processor.expect("only a listed processor can have set a wake");
+            self.step(&processor, &tick, &[], Some(&key), &mut said);
         }
         self.rest(said.queue, 1);
     }
@@ -349,10 +345,9 @@ impl Bench {
             let kind = output.event.kind();
             assert!(processor.says.contains(&kind), "{} says {kind:?}", processor.name);
             bytes += output.event.encode().map_or(0, |it| it.len());
-            let ordinal = said.ordinals.entry(processor.name).or_insert(0);
             let (by, from) = (processor.name, entry.envelope.seq);
-            said.queue.push_back(Saying { by, from, ordinal: *ordinal, output });
-            *ordinal += 1;
+            let ordinal = said.queue.len() as u32;
+            said.queue.push_back(Saying { by, from, ordinal, output });
         }
         assert!(bytes <= SAID_BYTES_MAX, "{} says {bytes} bytes for one entry", processor.name);
     }
@@ -368,7 +363,6 @@ struct Saying {
 #[derive(Default)]
 struct Said {
     queue: VecDeque<Saying>,
-    ordinals: BTreeMap<&'static str, u32>,
 }
 
 /// The id that tests use for `name`.
