@@ -1,1 +1,4 @@
 //! What is done to a host.
+
+pub mod proxy;
+pub mod wire;
