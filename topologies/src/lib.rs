@@ -10,8 +10,11 @@
 //! after that event stands in the journal.
 
 pub mod config;
+pub mod deployment;
 pub mod fold;
+pub mod mode;
 pub mod profile;
+pub mod said;
 pub mod stats;
 #[doc(hidden)]
 pub mod testing;
@@ -22,6 +25,7 @@ pub use fold::{Folded, Output, Processor, Store, View};
 /// with what each reads and says, and a test compares the two.
 pub const PROCESSORS: &[Processor] = &[
     config::PROCESSOR,
+    mode::PROCESSOR,
     // mode, detection, diagnosis, incidents, triggers, proposals, consensus, governance,
     // deployment, execution, trust, escalation: the order is that of the loop.
 ];
