@@ -168,6 +168,11 @@ impl<'a> View<'a> {
         self.store.get(&full_key(self.processor, key))
     }
 
+    /// Another processor's raw bytes under a raw key.
+    pub fn peek_raw(&self, processor: &str, key: &[u8]) -> Option<Vec<u8>> {
+        self.store.get(&full_key(processor, key))
+    }
+
     /// Keeps raw bytes under a raw key.
     pub fn save_raw(&mut self, key: &[u8], value: Vec<u8>) {
         self.store.put(&full_key(self.processor, key), value);

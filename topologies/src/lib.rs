@@ -10,14 +10,23 @@
 //! after that event stands in the journal.
 
 pub mod config;
+pub mod consensus;
 pub mod deployment;
+pub mod detection;
+pub mod escalation;
+pub mod execution;
 pub mod fold;
+pub mod governance;
 pub mod mode;
+pub mod playbooks;
 pub mod profile;
+pub mod proposals;
 pub mod said;
 pub mod stats;
 #[doc(hidden)]
 pub mod testing;
+pub mod triggers;
+pub mod trust;
 
 pub use fold::{Folded, Output, Processor, Store, View};
 
@@ -26,6 +35,13 @@ pub use fold::{Folded, Output, Processor, Store, View};
 pub const PROCESSORS: &[Processor] = &[
     config::PROCESSOR,
     mode::PROCESSOR,
-    // mode, detection, diagnosis, incidents, triggers, proposals, consensus, governance,
-    // deployment, execution, trust, escalation: the order is that of the loop.
+    detection::PROCESSOR,
+    triggers::PROCESSOR,
+    proposals::PROCESSOR,
+    consensus::PROCESSOR,
+    governance::PROCESSOR,
+    deployment::PROCESSOR,
+    execution::PROCESSOR,
+    trust::PROCESSOR,
+    escalation::PROCESSOR,
 ];

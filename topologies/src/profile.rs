@@ -31,6 +31,8 @@ pub struct Profile {
     pub p95_red_ms: f64,
     /// p95 over baseline above which it is red.
     pub p95_ratio_red: f64,
+    /// Milliseconds of p95 up to which that ratio means nothing.
+    pub p95_floor_ms: f64,
     /// Answers in a window below which its ratio is unknown.
     pub window_requests_min: u32,
     /// Silence after which a signal is unknown, milliseconds.
@@ -115,6 +117,7 @@ impl Profile {
             p95_amber_ms: 2_000.0,
             p95_red_ms: 5_000.0,
             p95_ratio_red: 2.0,
+            p95_floor_ms: 0.0,
             window_requests_min: 300,
             stale_after_ms: 30_000,
             learning_ms: 60_000,
@@ -158,6 +161,7 @@ impl Profile {
             validation_after_ms: 0,
             validation_timeout_ms: 10_000,
             error_window_ms: 5_000,
+            p95_floor_ms: 100.0,
             window_requests_min: 30,
             stale_after_ms: 3_000,
             learning_ms: 2_000,
