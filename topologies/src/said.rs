@@ -54,7 +54,8 @@ pub fn note(entry: &Folded<'_>, processor: &str, kind: AnnotationKind, sentence:
 /// A span as people say it: `250 ms`, `4.3 s`, `10 min`, `1 h`.
 pub fn span(span: Ns) -> String {
     let ms = span.as_ms();
-    let whole = |unit: u64, name: &str| (ms % unit == 0).then(|| format!("{} {name}", ms / unit));
+    let whole =
+        |unit: u64, name: &str| ms.is_multiple_of(unit).then(|| format!("{} {name}", ms / unit));
     if ms < 1_000 {
         return format!("{ms} ms");
     }

@@ -1,0 +1,405 @@
+//! Escalation: what the healer hands to people, once, with what was tried (spec 40 §11–§12).
+//!
+//! It deliberately repairs nothing and retries nothing. Each rule that ends in people says one
+//! `heal.escalated` for an incident, whose explanation names the rule and the command that would
+//! change it; a level only rises while an incident lasts.
+
+mod ladder;
+
+use schemas::event::{
+    ConfigActivated, Decision, EscalationReason, GovernanceDecision, HealEscalated,
+    HealTriggerEvaluated, IncidentChanged, IncidentStatus, L3ExecutionResult, L3Outcome, Outcome,
+    RcaHypothesis, TriggerVerdict,
+};
+use schemas::{Event, Kind, Ns, Uuid};
+use serde::{Deserialize, Serialize};
+
+use crate::fold::{Folded, Output, Processor, View};
+use crate::{consensus, execution, governance, proposals, said, triggers};
+
+/// The processor.
+pub const PROCESSOR: Processor = Processor {
+    name: "escalation",
+    reads: &[
+        Kind::ConfigActivated,
+        Kind::RcaHypothesis,
+        Kind::HealTriggerEvaluated,
+        Kind::L1ConsensusResult,
+        Kind::L2ConsensusResult,
+        Kind::L3ExecutionResult,
+        Kind::GovernanceDecision,
+        Kind::IncidentChanged,
+        Kind::AnnotationAdded,
+    ],
+    says: &[Kind::HealEscalated],
+    step,
+};
+
+/// Escalations of one trigger type that make a corrective entry.
+const CORRECTIVE_AFTER: usize = 3;
+/// Within this time (spec 40 §12).
+const CORRECTIVE_WINDOW: Ns = Ns::from_s(7 * 24 * 3600);
+/// An incident is forgotten this long after its end.
+const KEPT_AFTER: Ns = Ns::from_s(24 * 3600);
+/// The level at which people act.
+const LEVEL_PEOPLE: u8 = 4;
+
+/// An incident as escalation sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Case {
+    incident_id: String,
+    service: String,
+    level: u8,
+    failure_class: u8,
+    /// Attempts so far, in words.
+    tried: Vec<String>,
+    /// Rules that were already handed over, so that each is said once.
+    said: Vec<String>,
+}
+
+/// A failure that needs a structural change instead of a repair (spec 40 §1.3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Corrective {
+    /// Trigger type that only detects while this is open.
+    pub trigger_type: String,
+    /// Escalations that led here.
+    pub recurrence_count: u32,
+    /// Since when.
+    pub opened_at: Ns,
+}
+
+/// The open corrective entry of a trigger type.
+pub fn corrective(view: &View<'_>, trigger_type: &str) -> Option<Corrective> {
+    view.peek(PROCESSOR.name, &format!("corrective/{trigger_type}"))
+}
+
+/// Something that ends in people.
+struct Reached<'a> {
+    incident_id: String,
+    service: String,
+    /// Empty where no trigger took part.
+    trigger_type: &'a str,
+    reason: EscalationReason,
+    /// The rule, so that each is said once for an incident.
+    rule: String,
+    explanation: String,
+    /// Whether it moves the incident a level up.
+    climbs: Climbs,
+    /// Whether it counts as a recurring failure of the trigger.
+    recurs: bool,
+}
+
+/// How a level changes.
+#[derive(Clone, Copy, PartialEq)]
+enum Climbs {
+    /// By one.
+    One,
+    /// To people at once.
+    ToPeople,
+}
+
+fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
+    if let Some(key) = entry.due {
+        return due(view, entry, key);
+    }
+    if let Event::ConfigActivated(activated) = entry.event {
+        reopen(view, activated);
+    } else if let Event::IncidentChanged(changed) = entry.event {
+        changed_incident(view, entry, changed);
+    }
+    reached(view, entry).and_then(|it| escalate(view, entry, it)).into_iter().collect()
+}
+
+/// A person has decided about a trigger that only detects.
+fn reopen(view: &mut View<'_>, activated: &ConfigActivated) {
+    if let Some(trigger_type) = activated.name.strip_prefix("trigger/") {
+        view.remove(&format!("corrective/{trigger_type}"));
+        view.remove(&format!("recent/{trigger_type}"));
+    }
+}
+
+fn due(view: &mut View<'_>, entry: &Folded<'_>, key: &str) -> Vec<Output> {
+    if key.starts_with("incident/") {
+        view.remove(key);
+        return Vec::new();
+    }
+    let Some(incident) = key.strip_prefix("class/") else { return Vec::new() };
+    let Some(case) = view.load::<Case>(&incident_key(incident)) else { return Vec::new() };
+    let timeout = ladder::class_timeout(case.failure_class);
+    if case.level < LEVEL_PEOPLE {
+        view.wake(key, entry.now() + timeout);
+    }
+    let service = case.service.clone();
+    let explanation = format!(
+        "{service} has not recovered within the {} of class {}; `healwright incident show {incident}`",
+        said::span(timeout),
+        case.failure_class
+    );
+    let reached = Reached {
+        incident_id: incident.to_owned(),
+        service,
+        trigger_type: "",
+        reason: EscalationReason::ClassTimeout,
+        rule: format!("class_timeout/{}", case.level),
+        explanation,
+        climbs: Climbs::One,
+        recurs: false,
+    };
+    escalate(view, entry, reached).into_iter().collect()
+}
+
+fn incident_key(incident: &str) -> String {
+    format!("incident/{incident}")
+}
+
+fn changed_incident(view: &mut View<'_>, entry: &Folded<'_>, changed: &IncidentChanged) {
+    if !said::by(entry, "incidents") || changed.status != IncidentStatus::Resolved {
+        return;
+    }
+    view.unwake(&format!("class/{}", changed.incident_id));
+    let key = incident_key(&changed.incident_id);
+    view.wake(&key, entry.now() + KEPT_AFTER);
+}
+
+/// What of this entry ends in people, if anything.
+fn reached<'a>(view: &mut View<'_>, entry: &'a Folded<'_>) -> Option<Reached<'a>> {
+    if let Event::RcaHypothesis(hypothesis) = entry.event {
+        return hypothesised(view, entry, hypothesis);
+    }
+    if let Event::HealTriggerEvaluated(evaluated) = entry.event {
+        return said::by(entry, triggers::PROCESSOR.name)
+            .then(|| evaluation(view, entry, evaluated))
+            .flatten();
+    }
+    if let Event::L3ExecutionResult(result) = entry.event {
+        return said::by(entry, execution::PROCESSOR.name)
+            .then(|| executed(view, result))
+            .flatten();
+    }
+    if let Event::GovernanceDecision(decision) = entry.event {
+        return said::by(entry, governance::PROCESSOR.name)
+            .then(|| governed(view, decision))
+            .flatten();
+    }
+    if let Event::AnnotationAdded(annotation) = entry.event {
+        // What execution notes of an incident is an attempt of unknown outcome.
+        let incident_id = entry.envelope.correlation.clone()?;
+        let case = view.load::<Case>(&incident_key(&incident_id))?;
+        let unknown = annotation.kind == schemas::event::AnnotationKind::RunnerAction;
+        return (unknown && said::by(entry, execution::PROCESSOR.name)).then(|| Reached {
+            incident_id,
+            service: case.service,
+            trigger_type: "",
+            reason: EscalationReason::ValidationFailed,
+            rule: format!("unknown/{}", entry.envelope.seq),
+            explanation: annotation.data.clone(),
+            climbs: Climbs::One,
+            recurs: false,
+        });
+    }
+    said::by(entry, consensus::PROCESSOR.name).then(|| voted(view, entry)).flatten()
+}
+
+/// The class' clock runs from the hypothesis to the validated recovery.
+fn hypothesised<'a>(
+    view: &mut View<'_>,
+    entry: &Folded<'_>,
+    hypothesis: &RcaHypothesis,
+) -> Option<Reached<'a>> {
+    let incident_id = entry.envelope.correlation.clone()?;
+    if !said::by(entry, "diagnosis") {
+        return None;
+    }
+    let key = incident_key(&incident_id);
+    let service = hypothesis.service.clone().unwrap_or_default();
+    let mut case = view.load::<Case>(&key).unwrap_or_default();
+    if case.incident_id.is_empty() {
+        let timeout = ladder::class_timeout(hypothesis.failure_class);
+        view.wake(&format!("class/{incident_id}"), entry.now() + timeout);
+    }
+    case.incident_id.clone_from(&incident_id);
+    case.service.clone_from(&service);
+    case.failure_class = hypothesis.failure_class;
+    view.save(&key, &case);
+    (hypothesis.failure_class >= 6).then(|| Reached {
+        explanation: format!("class 6 on {service}: {}", hypothesis.explanation_nl),
+        incident_id,
+        service,
+        trigger_type: "",
+        reason: EscalationReason::CriticalFailure,
+        rule: "class_6".to_owned(),
+        climbs: Climbs::ToPeople,
+        recurs: false,
+    })
+}
+
+fn evaluation<'a>(
+    view: &View<'_>,
+    entry: &Folded<'_>,
+    evaluated: &'a HealTriggerEvaluated,
+) -> Option<Reached<'a>> {
+    let service = evaluated.service.clone().unwrap_or_default();
+    let spent = match evaluated.verdict {
+        TriggerVerdict::OverBudget => true,
+        // One that joined an open attempt waits for that one's outcome.
+        TriggerVerdict::NotFired if triggers::open_for(view, &service).is_none() => false,
+        TriggerVerdict::NotFired
+        | TriggerVerdict::Fired
+        | TriggerVerdict::Debounced
+        | TriggerVerdict::RejectedProvenance => return None,
+    };
+    let latched = triggers::latched(view, &service).iter().any(|it| it.0 == evaluated.trigger_type);
+    let reason = match (spent, latched) {
+        (true, false) => EscalationReason::BudgetCeiling,
+        (true, true) | (false, _) => EscalationReason::RepairExhausted,
+    };
+    Some(Reached {
+        incident_id: entry.envelope.correlation.clone()?,
+        service,
+        trigger_type: &evaluated.trigger_type,
+        reason,
+        rule: format!("{}/{reason}", evaluated.verdict),
+        explanation: evaluated.reason.clone().unwrap_or_default(),
+        climbs: Climbs::ToPeople,
+        recurs: spent,
+    })
+}
+
+fn voted<'a>(view: &View<'_>, entry: &Folded<'_>) -> Option<Reached<'a>> {
+    let (proposal_id, outcome, why) = if let Event::L1ConsensusResult(it) = entry.event {
+        let of_votes = it.votes.iter().filter(|it| it.verdict != Outcome::Accept);
+        let reasons: Vec<String> =
+            of_votes.map(|it| format!("{}: {}", it.voter, it.reasons.join(", "))).collect();
+        (it.proposal_id, it.outcome, format!("L1 came to {}: {}", it.outcome, reasons.join("; ")))
+    } else if let Event::L2ConsensusResult(it) = entry.event {
+        let why = format!("L2 came to {}: {}", it.outcome, it.compliance_veto.detail);
+        (it.proposal_id, it.outcome, why)
+    } else {
+        return None;
+    };
+    let reached = of_proposal(view, proposal_id, "votes", why)?;
+    (outcome != Outcome::Accept).then_some(reached)
+}
+
+fn governed<'a>(view: &View<'_>, decision: &GovernanceDecision) -> Option<Reached<'a>> {
+    let id = decision.proposal_id;
+    match decision.decision {
+        Decision::Approved => None,
+        Decision::Rejected => {
+            let why = format!("policy rejected it: {}", decision.failure_modes.join("; "));
+            of_proposal(view, id, "policy", why)
+        }
+        Decision::NeedsReview => {
+            let why = format!(
+                "a person decides, because {}; `healwright approve {id}` or `healwright reject {id}`",
+                decision.reasons.join("; ")
+            );
+            of_proposal(view, id, &format!("review/{id}"), why)
+        }
+    }
+}
+
+/// A step of a proposal that stopped before it ran.
+fn of_proposal<'a>(
+    view: &View<'_>,
+    proposal_id: Uuid,
+    rule: &str,
+    explanation: String,
+) -> Option<Reached<'a>> {
+    let case = proposals::case(view, proposal_id)?;
+    Some(Reached {
+        incident_id: case.raised.incident_id,
+        service: case.raised.service,
+        trigger_type: ladder::trigger_type(&case.proposal.playbook),
+        reason: EscalationReason::RepairExhausted,
+        rule: rule.to_owned(),
+        explanation,
+        climbs: Climbs::ToPeople,
+        recurs: false,
+    })
+}
+
+/// A repair ended. One that ran and did not help moves the incident up.
+fn executed<'a>(view: &mut View<'_>, result: &L3ExecutionResult) -> Option<Reached<'a>> {
+    let case = proposals::case(view, result.proposal_id)?;
+    let key = incident_key(&case.raised.incident_id);
+    let why = result.reason.clone().unwrap_or_else(|| result.outcome.to_string());
+    let mut kept = view.load::<Case>(&key).unwrap_or_default();
+    kept.tried.push(format!("{}: {why}", case.proposal.playbook));
+    view.save(&key, &kept);
+    if result.outcome == L3Outcome::Promoted {
+        return None;
+    }
+    let none_is_safe = case.proposal.playbook == "none";
+    if result.deploy_ref.is_empty() && !none_is_safe {
+        return None;
+    }
+    let mut reached = of_proposal(view, result.proposal_id, "none_is_safe", why)?;
+    if !none_is_safe {
+        reached.reason = EscalationReason::ValidationFailed;
+        reached.rule = format!("validation/{}", result.proposal_id);
+        reached.climbs = Climbs::One;
+        reached.recurs = true;
+    }
+    Some(reached)
+}
+
+fn escalate(view: &mut View<'_>, entry: &Folded<'_>, reached: Reached<'_>) -> Option<Output> {
+    let key = incident_key(&reached.incident_id);
+    let mut case = view.load::<Case>(&key).unwrap_or_default();
+    if case.said.contains(&reached.rule) {
+        return None;
+    }
+    case.said.push(reached.rule.clone());
+    case.incident_id.clone_from(&reached.incident_id);
+    case.level = match reached.climbs {
+        Climbs::ToPeople => LEVEL_PEOPLE,
+        Climbs::One => (case.level + 1).min(LEVEL_PEOPLE),
+    };
+    view.save(&key, &case);
+    let mut explanation = reached.explanation;
+    if reached.recurs && opens_corrective(view, entry.now(), reached.trigger_type) {
+        explanation.push_str(&format!(
+            "; this is escalation {CORRECTIVE_AFTER} of {} within 7 days, so it only detects from \
+             now on, until the configuration `trigger/{}` is activated",
+            reached.trigger_type, reached.trigger_type
+        ));
+    }
+    let rule = reached.rule.as_bytes();
+    let id = [reached.incident_id.as_bytes(), rule, &said::place(entry)];
+    let escalated = HealEscalated {
+        escalation_id: Uuid::named("healwright/escalation/v1", &id),
+        incident_id: reached.incident_id.clone(),
+        trigger_type: reached.trigger_type.to_owned(),
+        level: case.level,
+        reason: reached.reason,
+        tried: case.tried,
+        roles: ladder::roles(case.level),
+        evidence_refs: said::from_reference(entry).into_iter().collect(),
+        audit_log_id: entry.reference(),
+        explanation: Some(explanation),
+        service: Some(reached.service),
+    };
+    let priority = 5 + case.level;
+    let output = Output::new(reached.incident_id.clone(), escalated);
+    Some(output.of_incident(reached.incident_id).with_priority(priority))
+}
+
+/// Counts an escalation of that trigger; the third within the window opens a corrective entry.
+fn opens_corrective(view: &mut View<'_>, now: Ns, trigger_type: &str) -> bool {
+    let key = format!("recent/{trigger_type}");
+    let mut recent: Vec<Ns> = view.load(&key).unwrap_or_default();
+    recent.retain(|it| now.since(*it) < CORRECTIVE_WINDOW);
+    recent.push(now);
+    view.save(&key, &recent);
+    if recent.len() < CORRECTIVE_AFTER || corrective(view, trigger_type).is_some() {
+        return false;
+    }
+    let entry = Corrective {
+        trigger_type: trigger_type.to_owned(),
+        recurrence_count: recent.len() as u32,
+        opened_at: now,
+    };
+    view.save(&format!("corrective/{trigger_type}"), &entry);
+    true
+}
