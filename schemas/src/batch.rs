@@ -14,8 +14,8 @@
 
 use serde::Serialize;
 
-use crate::cap::Summary;
-use crate::envelope::{Redaction, commitment, leaf};
+use crate::cap::{PAYLOAD_BYTES_MAX, Summary};
+use crate::envelope::{ENVELOPE_BYTES_MAX, Redaction, commitment, leaf};
 use crate::signature::{KeyPair, SIGNATURE_BYTES};
 use crate::wire::{Reader, Writer};
 use crate::{Envelope, Error, Event, Hash, Ns};
@@ -102,6 +102,12 @@ impl Entry {
     /// Bytes that it takes in a batch.
     pub fn size(&self) -> usize {
         self.envelope_bytes.len() + self.payload.len() + ENTRY_OVERHEAD
+    }
+
+    /// Whether envelope and payload are within their bounds. An author refuses what is not; a
+    /// reader takes whatever a chain holds.
+    pub fn fits(&self) -> bool {
+        self.envelope_bytes.len() <= ENVELOPE_BYTES_MAX && self.payload.len() <= PAYLOAD_BYTES_MAX
     }
 
     /// Checks that the payload is the one the envelope commits to.

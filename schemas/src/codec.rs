@@ -39,10 +39,8 @@ struct Known {
     former: BTreeMap<[u8; 8], Schema>,
 }
 
-static KNOWN: LazyLock<BTreeMap<Kind, Known>> = LazyLock::new(|| {
-    apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
-    Kind::ALL.iter().map(|kind| (*kind, Known::of(*kind))).collect()
-});
+static KNOWN: LazyLock<BTreeMap<Kind, Known>> =
+    LazyLock::new(|| Kind::ALL.iter().map(|kind| (*kind, Known::of(*kind))).collect());
 
 impl Known {
     fn of(kind: Kind) -> Self {
@@ -117,6 +115,7 @@ fn resolve<T: DeserializeOwned>(
     reader: &Schema,
     datum: &[u8],
 ) -> Result<T, String> {
+    apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
     let says = |error: apache_avro::Error| error.to_string();
     let from = GenericDatumReader::builder(writer).reader_schema(reader).build().map_err(says)?;
     let to = GenericDatumWriter::builder(reader).build().map_err(says)?;
@@ -162,4 +161,115 @@ fn unmarked(kind: Kind) -> Error {
 
 fn wrong(kind: Kind, why: impl Into<String>) -> Error {
     Error::Payload { kind: kind.topic(), why: why.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use apache_avro::Schema;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use serde::{Deserialize, Serialize};
+
+    use super::{fingerprint_of, resolve, single_object, split};
+    use crate::avro;
+
+    /// A pair of forms, as a release would leave them: the newer has a field more.
+    const OLDER: &str = r#"{"type": "record", "name": "Moved", "fields": [
+        {"name": "service", "type": "string"},
+        {"name": "deltas", "type": {"type": "map", "values": "double"}},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-nanos"}}]}"#;
+    const NEWER: &str = r#"{"type": "record", "name": "Moved", "fields": [
+        {"name": "service", "type": "string"},
+        {"name": "region", "type": ["null", "string"], "default": null},
+        {"name": "deltas", "type": {"type": "map", "values": "double"}},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-nanos"}}]}"#;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Older {
+        service: String,
+        deltas: std::collections::BTreeMap<String, f64>,
+        at: crate::Ns,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Newer {
+        service: String,
+        region: Option<String>,
+        deltas: std::collections::BTreeMap<String, f64>,
+        at: crate::Ns,
+    }
+
+    fn deltas() -> std::collections::BTreeMap<String, f64> {
+        [("p95_ms", 2.5), ("error_rate", -0.01), ("n", 7.0)].map(|(k, v)| (k.to_owned(), v)).into()
+    }
+
+    fn older() -> Older {
+        Older { service: "checkout".to_owned(), deltas: deltas(), at: crate::Ns(i64::MAX as u64) }
+    }
+
+    fn newer(region: Option<&str>) -> Newer {
+        let Older { service, deltas, at } = older();
+        Newer { service, region: region.map(str::to_owned), deltas, at }
+    }
+
+    fn forms() -> (Schema, Schema) {
+        (Schema::parse_str(OLDER).unwrap(), Schema::parse_str(NEWER).unwrap())
+    }
+
+    #[test]
+    fn a_new_reader_reads_an_old_writer() {
+        let (old, new) = forms();
+        let datum = avro::to_bytes(&older()).unwrap();
+        assert_eq!(resolve::<Newer>(&old, &new, &datum), Ok(newer(None)));
+    }
+
+    #[test]
+    fn an_old_reader_reads_a_new_writer() {
+        let (old, new) = forms();
+        let datum = avro::to_bytes(&newer(Some("eu"))).unwrap();
+        assert_eq!(resolve::<Older>(&new, &old, &datum), Ok(older()));
+    }
+
+    #[test]
+    fn forms_are_told_apart_by_fingerprint() {
+        let (old, new) = forms();
+        assert_ne!(fingerprint_of(&old), fingerprint_of(&new));
+        let bytes = single_object(&fingerprint_of(&old), b"datum");
+        assert_eq!(split(&bytes), Some((fingerprint_of(&old), &b"datum"[..])));
+    }
+
+    #[test]
+    fn a_former_datum_with_a_byte_more_or_less_is_refused() {
+        let (old, new) = forms();
+        let mut datum = avro::to_bytes(&older()).unwrap();
+        datum.push(0);
+        assert!(resolve::<Newer>(&old, &new, &datum).unwrap_err().contains("1 bytes follow"));
+        assert!(resolve::<Newer>(&old, &new, &datum[..datum.len() - 2]).is_err());
+    }
+
+    #[test]
+    fn a_huge_length_in_a_former_datum_is_refused_and_not_allocated() {
+        let (old, new) = forms();
+        let datum = avro::to_bytes(&(64u64 << 20)).unwrap();
+        let why = resolve::<Newer>(&old, &new, &datum).unwrap_err();
+        assert!(why.contains("llocat"), "{why}");
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_former_data_never_panics(
+            bytes in vec(any::<u8>(), 0..80),
+            at in any::<prop::sample::Index>(),
+            to in any::<u8>(),
+        ) {
+            let (old, new) = forms();
+            let _ = resolve::<Newer>(&old, &new, &bytes);
+            let mut datum = avro::to_bytes(&older()).unwrap();
+            let at = at.index(datum.len());
+            datum[at] = to;
+            let _ = resolve::<Newer>(&old, &new, &datum);
+        }
+    }
 }

@@ -66,7 +66,7 @@ pub struct HealTriggerEvaluated {
 }
 
 vocabulary! {
-    /// Spec 10 §8.
+    /// Why people are asked (spec 10 §8).
     EscalationReason {
         /// A budget is spent.
         BudgetCeiling = "budget_ceiling",
@@ -113,7 +113,7 @@ pub struct HealEscalated {
 }
 
 vocabulary! {
-    /// Spec 10 §8.
+    /// How a repair works (spec 10 §8).
     Strategy {
         /// Try again.
         Retry = "retry",
@@ -195,7 +195,7 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// Spec 10 §8.
+    /// What a vote or a layer comes to (spec 10 §8).
     Outcome {
         /// Yes.
         Accept = "accept",
@@ -337,7 +337,7 @@ pub struct L2ConsensusResult {
 }
 
 vocabulary! {
-    /// Spec 10 §4.6.
+    /// How the third layer ended (spec 10 §4.6).
     L3Outcome {
         /// It serves.
         Promoted = "promoted",
@@ -378,7 +378,7 @@ pub struct L3ExecutionResult {
 }
 
 vocabulary! {
-    /// Spec 10 §8.
+    /// What policy says (spec 10 §8).
     Decision {
         /// It may go on.
         Approved = "approved",

@@ -6,7 +6,7 @@ use super::vocabulary;
 use crate::Uuid;
 
 vocabulary! {
-    /// The eight SLO signals of spec 20 §2, and the two that a prober and a deployment add.
+    /// The eight SLO signals of spec 20 §2, and the heartbeat of a prober.
     Signal {
         /// 95th percentile of latency, milliseconds.
         ApiP95Ms = "api_p95_ms",
@@ -30,7 +30,7 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// Spec 10 §8.
+    /// How bad something is, mildest first (spec 10 §8).
     Severity {
         /// Worth knowing.
         Info = "info",
@@ -44,7 +44,7 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// A service's colour. Unknown is neither good nor bad (law 5).
+    /// A service's colour. Unknown is neither good nor bad.
     Health {
         /// Not enough seen to judge.
         Unknown = "unknown",

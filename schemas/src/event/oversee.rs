@@ -53,7 +53,7 @@ pub struct KpiTrustUpdate {
 }
 
 vocabulary! {
-    /// Spec 50 §11, from free to halted. An unknown mode fails closed.
+    /// Operating modes from free to halted (spec 50 §11). An unknown mode fails closed.
     Mode {
         /// All allowed.
         Normal = "normal",
@@ -98,7 +98,7 @@ pub struct ModeChanged {
 }
 
 vocabulary! {
-    /// Spec 10 §4.6.
+    /// What a signer commands (spec 10 §4.6).
     FreezeVerb {
         /// Stop. One signature.
         Freeze = "freeze",
@@ -145,7 +145,7 @@ pub struct FreezeCommand {
 }
 
 vocabulary! {
-    /// Spec 10 §8.
+    /// What sort of incident it is (spec 10 §8).
     IncidentType {
         /// Backing ratio fell.
         TreasuryDegradation = "treasury_degradation",
@@ -169,7 +169,7 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// Spec 10 §8.
+    /// Where an incident stands (spec 10 §8).
     IncidentStatus {
         /// Seen, nothing done yet.
         Open = "open",
@@ -212,7 +212,7 @@ pub struct IncidentChanged {
 }
 
 vocabulary! {
-    /// Spec 10 §7.
+    /// What an annotation states (spec 10 §7).
     AnnotationKind {
         /// Plain-language explanation.
         ExplanationNl = "EXPLANATION_NL",

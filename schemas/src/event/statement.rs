@@ -36,11 +36,14 @@ impl FreezeCommand {
         let mut out = Writer::default();
         out.text(&self.scope).text(self.command.as_str()).text(&self.signer_id);
         out.text(&self.reason).text(&self.nonce);
-        if let Some(confirmation) = &self.audit_confirmation {
-            out.u64(confirmation.on_chain_balance_usd.to_bits());
-            out.u64(confirmation.ledger_cc_outstanding.to_bits());
-            out.u64(confirmation.coherence_score.to_bits());
-        }
+        match &self.audit_confirmation {
+            None => out.u8(0),
+            Some(confirmation) => out
+                .u8(1)
+                .u64(confirmation.on_chain_balance_usd.to_bits())
+                .u64(confirmation.ledger_cc_outstanding.to_bits())
+                .u64(confirmation.coherence_score.to_bits()),
+        };
         out.u32(self.signers.len() as u32);
         for signer in &self.signers {
             out.text(signer);

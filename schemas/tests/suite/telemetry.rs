@@ -1,0 +1,150 @@
+//! Columns read in place, beside the typed decode of the same records.
+
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+use schemas::event::{Series, TelemetrySample};
+use schemas::telemetry::{Columns, series};
+use schemas::{Event, Kind};
+
+fn series_strategy() -> impl Strategy<Value = Series> {
+    (".{0,8}", ".{0,8}", ".{0,8}", btree_map(".{0,4}", ".{0,4}", 0..3))
+        .prop_map(|(service, host, key, labels)| Series { service, host, key, labels })
+}
+
+prop_compose! {
+    fn records()(
+        source in ".{0,8}",
+        exporter in ".{0,8}",
+        series in vec(series_strategy(), 1..6),
+        samples in vec((any::<prop::sample::Index>(), 0..=i64::MAX as u64, any::<f64>()), 0..40),
+        snapshot in proptest::option::of(".{0,8}"),
+    ) -> TelemetrySample {
+        let n_series = series.len();
+        TelemetrySample {
+            source,
+            exporter,
+            series,
+            series_idx: samples.iter().map(|it| it.0.index(n_series) as u32).collect(),
+            ts_ns: samples.iter().map(|it| it.1).collect(),
+            value: samples.iter().map(|it| it.2).collect(),
+            snapshot,
+        }
+    }
+}
+
+fn bits(values: &[f64]) -> Vec<u64> {
+    values.iter().map(|it| it.to_bits()).collect()
+}
+
+fn equal(columns: &Columns<'_>, record: &TelemetrySample) {
+    assert_eq!(columns.source, record.source);
+    assert_eq!(columns.series_idx, record.series_idx);
+    assert_eq!(columns.ts_ns, record.ts_ns);
+    assert_eq!(bits(&columns.value), bits(&record.value));
+    assert_eq!(columns.len(), record.value.len());
+    let dictionary: Vec<Series> = columns.series.iter().map(|it| series(it).unwrap()).collect();
+    assert_eq!(dictionary, record.series);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(crate::cases(1_000, 100_000)))]
+
+    #[test]
+    fn columns_are_what_the_typed_decode_says(record in records()) {
+        let bytes = Event::from(record.clone()).encode().unwrap();
+        equal(&Columns::decode(&bytes).unwrap(), &record);
+    }
+
+    #[test]
+    fn equal_series_have_equal_bytes_and_others_have_not(record in records()) {
+        let bytes = Event::from(record.clone()).encode().unwrap();
+        let columns = Columns::decode(&bytes).unwrap();
+        for (a, one) in columns.series.iter().enumerate() {
+            for (b, other) in columns.series.iter().enumerate() {
+                prop_assert_eq!(one == other, record.series[a] == record.series[b]);
+            }
+        }
+    }
+
+    /// What the typed decode refuses for its numbers or lengths, the columns refuse; what both
+    /// take is equal. The columns leave texts of the dictionary unchecked.
+    #[test]
+    fn hostile_records_are_read_alike(
+        record in records(),
+        flips in vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+    ) {
+        let mut bytes = Event::from(record).encode().unwrap();
+        for (at, to) in flips {
+            let at = 10 + at.index(bytes.len() - 10);
+            bytes[at] = to;
+        }
+        let typed = Event::decode(Kind::TelemetrySample, &bytes).ok().map(|event| {
+            let Event::TelemetrySample(typed) = event else { unreachable!() };
+            typed
+        });
+        match (Columns::decode(&bytes), typed) {
+            (Ok(columns), Some(typed)) => equal(&columns, &typed),
+            (Ok(columns), None) => {
+                // It was some text: a name in the dictionary, the exporter or the snapshot.
+                columns.series.iter().for_each(|it| drop(series(it)));
+            }
+            // Columns of unequal length have a typed form, and no meaning.
+            (Err(_), Some(typed)) => prop_assert!(is_ragged(&typed)),
+            (Err(_), None) => {}
+        }
+    }
+
+    #[test]
+    fn hostile_bytes_never_panic(bytes in vec(any::<u8>(), 0..200)) {
+        let mark = [&[0xC3, 0x01], &schemas::codec::fingerprint(Kind::TelemetrySample)[..]];
+        let _ = Columns::decode(&[&mark.concat()[..], &bytes].concat());
+        let _ = series(&bytes);
+    }
+}
+
+fn is_ragged(record: &TelemetrySample) -> bool {
+    let n = record.value.len();
+    record.series_idx.len() != n
+        || record.ts_ns.len() != n
+        || record.series_idx.iter().any(|it| *it as usize >= record.series.len())
+}
+
+fn record(series_idx: Vec<u32>, ts_ns: Vec<u64>, value: Vec<f64>) -> Vec<u8> {
+    let series = vec![Series {
+        service: "checkout".to_owned(),
+        host: String::new(),
+        key: "probe".to_owned(),
+        labels: std::collections::BTreeMap::new(),
+    }];
+    let (source, exporter) = (String::new(), String::new());
+    let snapshot = None;
+    Event::from(TelemetrySample { source, exporter, series, series_idx, ts_ns, value, snapshot })
+        .encode()
+        .unwrap()
+}
+
+#[test]
+fn ragged_columns_are_refused() {
+    assert!(Columns::decode(&record(vec![0], vec![1], vec![1.0])).is_ok());
+    assert!(Columns::decode(&record(vec![0, 0], vec![1], vec![1.0])).is_err());
+    assert!(Columns::decode(&record(vec![0], vec![], vec![1.0])).is_err());
+    assert!(Columns::decode(&record(vec![0], vec![1], vec![])).is_err());
+}
+
+#[test]
+fn a_sample_of_a_series_outside_the_dictionary_is_refused() {
+    assert!(Columns::decode(&record(vec![1], vec![1], vec![1.0])).is_err());
+}
+
+/// 2^32 must not become 0: the sample would count for another series.
+#[test]
+fn an_index_above_32_bits_is_refused() {
+    let bytes = record(vec![0], vec![1], vec![1.0]);
+    let wide = schemas::avro::to_bytes(&vec![1u64 << 32]).unwrap();
+    let narrow = schemas::avro::to_bytes(&vec![0u32]).unwrap();
+    let tail = [&narrow[..], &[2, 2, 0]].concat();
+    let at = bytes.windows(tail.len()).position(|it| it == tail).unwrap();
+    let wider = [&bytes[..at], &wide, &bytes[at + narrow.len()..]].concat();
+    assert!(Event::decode(Kind::TelemetrySample, &wider).is_err());
+    assert!(Columns::decode(&wider).is_err());
+}
