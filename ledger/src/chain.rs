@@ -119,6 +119,7 @@ pub struct Chain {
 }
 
 /// Checks batches one after another.
+#[derive(Clone)]
 pub struct ChainVerifier<'a> {
     head: Head,
     tree: Tree,

@@ -101,7 +101,8 @@ pub fn verify_inclusion(
 }
 
 /// Checks that the tree of `new` leaves under `new_root` begins with the `old` leaves under
-/// `old_root`. Every tree extends the empty one.
+/// `old_root`. Everything extends the empty tree, so there a proof would show nothing, and one
+/// that is offered is refused.
 ///
 /// # Errors
 /// [`Error::Behind`] when `new` is less than `old`, [`Error::Fork`] for two roots of one size,
@@ -119,8 +120,8 @@ pub fn verify_consistency(
         return Err(Error::Fork { size: old, known: *old_root, offered: *new_root });
     }
     if old == new || old == 0 {
-        let start = old > 0 || *old_root == empty_root();
-        return if start && path.is_empty() { Ok(()) } else { Err(wrong) };
+        let same = old == new && (old > 0 || *old_root == empty_root());
+        return if same && path.is_empty() { Ok(()) } else { Err(wrong) };
     }
     // An old tree that is a perfect subtree of the new one is not repeated in the path.
     let own = old.is_power_of_two().then_some(old_root);

@@ -45,8 +45,13 @@ impl Witness {
         if offered.origin != self.origin {
             return Err(Error::Subject("origin"));
         }
-        let (known, next) = ((self.size, &self.root), (offered.size, &offered.root));
-        proof::verify_consistency(known, next, path)?;
+        if self.size > 0 || offered.size == 0 {
+            let (known, next) = ((self.size, &self.root), (offered.size, &offered.root));
+            proof::verify_consistency(known, next, path)?;
+        } else if !path.is_empty() {
+            // The first head is taken on trust; a proof from nothing can show nothing.
+            return Err(Error::Proof("consistency"));
+        }
         if head.epoch < self.epoch {
             return Err(Error::EpochEnded { known: self.epoch, offered: head.epoch });
         }
