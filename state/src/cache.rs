@@ -1,0 +1,91 @@
+//! Committed values kept in memory, bounded in bytes.
+//!
+//! Two generations: what is touched lives in the young one; when the young one holds half the
+//! bound it becomes the old one, and what was left in the old one is dropped. So a key that is
+//! read once in every such span stays, at the cost of one hash look-up and no list to maintain.
+//! Absence is cached too: folds often ask for what is not there yet.
+
+use std::collections::HashMap;
+
+/// Map slot, two allocations and their rounding, for one entry.
+const ENTRY_OVERHEAD: usize = 112;
+
+/// A bounded map from key to committed value or known absence.
+pub(crate) struct Cache {
+    young: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    old: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    young_bytes: usize,
+    half: usize,
+}
+
+impl Cache {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Cache { young: HashMap::new(), old: HashMap::new(), young_bytes: 0, half: bytes_max / 2 }
+    }
+
+    /// `None`: the cache does not know.
+    pub(crate) fn get(&mut self, key: &[u8]) -> Option<Option<Vec<u8>>> {
+        if let Some(value) = self.young.get(key) {
+            return Some(value.clone());
+        }
+        let (key, value) = self.old.remove_entry(key)?;
+        self.insert(key, value.clone());
+        Some(value)
+    }
+
+    pub(crate) fn insert(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        let size = size(&key, value.as_ref());
+        if self.young_bytes + size > self.half {
+            self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
+        }
+        let key_len = key.len();
+        self.young_bytes += size;
+        if let Some(before) = self.young.insert(key, value) {
+            let before = ENTRY_OVERHEAD + key_len + before.map_or(0, |it| it.len());
+            self.young_bytes = self.young_bytes.saturating_sub(before);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        let all = self.young.iter().chain(&self.old);
+        all.map(|(key, value)| size(key, value.as_ref())).sum()
+    }
+}
+
+fn size(key: &[u8], value: Option<&Vec<u8>>) -> usize {
+    ENTRY_OVERHEAD + key.len() + value.map_or(0, Vec::len)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn it_stays_within_its_bound_and_keeps_what_is_read_often() {
+        let mut cache = Cache::new(64 * 1024);
+        cache.insert(b"hot".to_vec(), Some(vec![1]));
+        for n in 0u32..10_000 {
+            cache.insert(n.to_be_bytes().to_vec(), Some(vec![0; 100]));
+            assert_eq!(cache.get(b"hot"), Some(Some(vec![1])), "after {n} others");
+            assert!(cache.bytes() <= 64 * 1024, "{} bytes", cache.bytes());
+        }
+        assert_eq!(cache.get(&0u32.to_be_bytes()), None);
+    }
+
+    #[test]
+    fn an_old_value_never_comes_back_after_a_new_one() {
+        let mut cache = Cache::new(1024);
+        cache.insert(b"key".to_vec(), Some(vec![1]));
+        for n in 0u32..3 {
+            cache.insert(n.to_be_bytes().to_vec(), Some(vec![0; 64]));
+        }
+        cache.insert(b"key".to_vec(), None);
+        for n in 0u32..2 {
+            cache.insert(n.to_be_bytes().to_vec(), Some(vec![0; 64]));
+            assert_ne!(cache.get(b"key"), Some(Some(vec![1])));
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The embedded log: journal, keyed state and telemetry of one partition in one RocksDB.
+//!
+//! ```text
+//! DATA/LOCK       pid and name of the owner, locked for its life
+//! DATA/journal/   the database (LAYOUT.md)
+//! ```
+//!
+//! A batch, the state it changes and the new head are one synced write, so the state neither
+//! lags nor leads the chain here. Telemetry is written in groups, one fsync for all who wait.
+//! `inbox` and `inbox.control` are kept in memory: what is taken from them is acknowledged only
+//! when it is journaled.
+//!
+//! A crash while the directory is made leaves `DATA/journal.new`, which the next start removes.
+//! There is no other path for recovery: RocksDB replays its write-ahead log, cuts off a torn
+//! end that was never answered, and refuses damage anywhere else; then the head is checked
+//! against the last batch.
+
+mod damage;
+mod group;
+mod lock;
+mod options;
+mod reader;
+mod tables;
+
+pub use reader::Reader;
+pub use tables::Quarantined;
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Mutex;
+
+use rocksdb::{DB, WriteBatch};
+use schemas::link::election;
+use schemas::{Batch, Hash, Head, Stream, link};
+
+use self::group::Group;
+use self::lock::Lock;
+use self::options::{JOURNAL, META, QUARANTINE, STATE, TELEMETRY, synced};
+use self::tables::{
+    FORMAT, KEY_DEPLOYMENT, KEY_FLOOR, KEY_FORMAT, KEY_HEAD, KEY_PARTITION, KEY_POSITION, Tables,
+    Tail, encode_quarantined, encode_tail, journal_dir,
+};
+use crate::log::RECORD_BYTES_MAX;
+use crate::memory::{Queue, lock, within_limit};
+use crate::{Append, Changes, Log, LogError, Store};
+
+/// Log and store of one partition in a data directory.
+pub struct EmbeddedLog {
+    tables: Tables,
+    tail: Mutex<Tail>,
+    inbox: Mutex<Queue>,
+    control: Mutex<Queue>,
+    telemetry: Group,
+    // Released last: fields are dropped in the order of their declaration.
+    _lock: Lock,
+}
+
+impl EmbeddedLog {
+    /// Opens the data directory `dir`, which is made when missing, as its one owner.
+    ///
+    /// # Errors
+    /// [`LogError::Busy`], [`LogError::Foreign`], [`LogError::Corrupt`].
+    pub fn open(dir: &Path, deployment: &str, partition: u32) -> Result<Self, LogError> {
+        make_dir(dir)?;
+        let lock = Lock::take(dir)?;
+        let journal = journal_dir(dir);
+        if !exists(&journal)? {
+            create(dir, &journal, deployment, partition)?;
+        }
+        let tables = Tables::new(open(&journal)?, dir);
+        let found = tables.identity()?;
+        if found != (deployment.to_owned(), partition) {
+            return Err(LogError::Foreign {
+                dir: dir.to_owned(),
+                found: format!("deployment {} partition {}", found.0, found.1),
+                expected: format!("deployment {deployment} partition {partition}"),
+            });
+        }
+        let tail = tables.tail()?;
+        tables.verify(&tail)?;
+        let telemetry = Group::starting_at(tables.telemetry_end(&tail.head)?);
+        let positions = tail.head.positions;
+        Ok(EmbeddedLog {
+            tables,
+            tail: Mutex::new(tail),
+            inbox: Mutex::new(Queue::starting_at(positions.inbox)),
+            control: Mutex::new(Queue::starting_at(positions.control)),
+            telemetry,
+            _lock: lock,
+        })
+    }
+
+    /// What is in quarantine.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`].
+    pub fn quarantined(&self) -> Result<Vec<Quarantined>, LogError> {
+        self.tables.quarantined()
+    }
+
+    /// Drops the state, so that the owner folds the chain from its beginning again: the repair
+    /// of a damaged state.
+    ///
+    /// # Errors
+    /// [`LogError::Fatal`].
+    pub fn drop_state(&self) -> Result<(), LogError> {
+        let mut write = WriteBatch::default();
+        write.delete_range_cf(self.tables.family(STATE), &[][..], &[0xff; 64][..]);
+        write.put_cf(self.tables.family(META), KEY_POSITION, 0u64.to_be_bytes());
+        self.tables.write(write, "drop the state")
+    }
+
+    /// Adds `changes` and the position to a write.
+    fn fold_in(&self, write: &mut WriteBatch, next_seq: u64, changes: &Changes) {
+        let state = self.tables.family(STATE);
+        for (key, value) in changes.pairs() {
+            match value {
+                Some(value) => write.put_cf(state, key, value),
+                None => write.delete_cf(state, key),
+            }
+        }
+        write.put_cf(self.tables.family(META), KEY_POSITION, next_seq.to_be_bytes());
+    }
+
+    /// Compares the stored record with what was to be stored.
+    fn read_back(&self, first_seq: u64, record: &[u8]) -> Result<(), LogError> {
+        let key = first_seq.to_be_bytes();
+        let place = damage::Place { family: JOURNAL, key: Some(&key) };
+        let db = &self.tables.db;
+        let stored = db.get_pinned_cf(self.tables.family(JOURNAL), key);
+        let stored = stored.map_err(|error| place.unreadable(db, &error))?;
+        if stored.as_deref() == Some(record) {
+            return Ok(());
+        }
+        Err(place.damaged(db, "it reads back differently from what was appended"))
+    }
+
+    fn queue(&self, stream: Stream) -> Option<&Mutex<Queue>> {
+        match stream {
+            Stream::Inbox => Some(&self.inbox),
+            Stream::Control => Some(&self.control),
+            Stream::Telemetry => None,
+        }
+    }
+}
+
+impl Log for EmbeddedLog {
+    fn head(&self) -> Result<Head, LogError> {
+        Ok(lock(&self.tail).head.clone())
+    }
+
+    fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
+        let head = self.head()?;
+        self.tables.read(from_seq, bytes_max, &head)
+    }
+
+    fn append(
+        &self,
+        expected: &Head,
+        batch: &Batch,
+        changes: &Changes,
+    ) -> Result<Append, LogError> {
+        changes.sound()?;
+        let mut tail = lock(&self.tail);
+        if tail.head.hash == batch.hash() {
+            return Ok(Append::Appended(tail.head.clone()));
+        }
+        if tail.head != *expected {
+            return Ok(Append::Lost(tail.head.clone()));
+        }
+        let first_seq = batch.header.first_seq;
+        let unlinked = |skip| LogError::Unlinked { first_seq, skip };
+        let head = link(&tail.head, batch).map_err(unlinked)?;
+        let elected = if election(batch).is_some() { first_seq } else { tail.elected };
+        let next = Tail { head, elected };
+        let record = batch.encode();
+        if record.len() > RECORD_BYTES_MAX {
+            let bytes = record.len();
+            return Err(LogError::TooLarge { bytes, bytes_max: RECORD_BYTES_MAX });
+        }
+        let mut write = WriteBatch::default();
+        write.put_cf(self.tables.family(JOURNAL), first_seq.to_be_bytes(), &record);
+        write.put_cf(self.tables.family(META), KEY_HEAD, encode_tail(&next));
+        self.fold_in(&mut write, next.head.next_seq, changes);
+        self.tables.write(write, "append to the journal")?;
+        self.read_back(first_seq, &record).map_err(|error| self.tables.stop(error))?;
+        lock(&self.inbox).forget(next.head.positions.inbox);
+        lock(&self.control).forget(next.head.positions.control);
+        *tail = next;
+        Ok(Append::Appended(tail.head.clone()))
+    }
+
+    fn send(&self, stream: Stream, records: &[Vec<u8>]) -> Result<Range<u64>, LogError> {
+        within_limit(records)?;
+        match self.queue(stream) {
+            Some(queue) => Ok(lock(queue).send(records)),
+            None => self.telemetry.send(&self.tables, records),
+        }
+    }
+
+    fn take(
+        &self,
+        stream: Stream,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+        match self.queue(stream) {
+            Some(queue) => Ok(lock(queue).take(from, bytes_max)),
+            None => self.tables.telemetry(from, self.telemetry.durable(), bytes_max),
+        }
+    }
+
+    fn quarantine(&self, record: &[u8], reason: &str) -> Result<Hash, LogError> {
+        let hash = Hash::of(&[record]);
+        if self.tables.get(QUARANTINE, &hash.0)?.is_none() {
+            let mut write = WriteBatch::default();
+            let value = encode_quarantined(record, reason);
+            write.put_cf(self.tables.family(QUARANTINE), hash.0, value);
+            self.tables.write(write, "quarantine a record")?;
+        }
+        Ok(hash)
+    }
+
+    fn forget(&self, stream: Stream, before: u64) -> Result<(), LogError> {
+        if let Some(queue) = self.queue(stream) {
+            lock(queue).forget(before);
+            return Ok(());
+        }
+        let floor = self.tables.floor()?;
+        let before = before.min(self.telemetry.durable());
+        if before <= floor {
+            return Ok(());
+        }
+        // Files that lie below the floor as a whole go; what else lies below it is no longer
+        // read. So no tombstone is ever written, and no file is rewritten to be shortened.
+        let mut write = WriteBatch::default();
+        write.put_cf(self.tables.family(META), KEY_FLOOR, before.to_be_bytes());
+        self.tables.write(write, "forget telemetry")?;
+        let family = self.tables.family(TELEMETRY);
+        let (from, to) = (0u64.to_be_bytes(), before.to_be_bytes());
+        let dropped = self.tables.db.delete_file_in_range_cf(family, from, to);
+        dropped.map_err(|error| damage::fatal("drop telemetry files", &error))
+    }
+}
+
+impl Store for EmbeddedLog {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
+        self.tables.get(STATE, key)
+    }
+
+    fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), LogError> {
+        self.tables.scan(prefix, each)
+    }
+
+    fn position(&self) -> Result<u64, LogError> {
+        self.tables.position()
+    }
+
+    fn commit(&self, next_seq: u64, changes: &Changes) -> Result<(), LogError> {
+        changes.sound()?;
+        let mut write = WriteBatch::default();
+        self.fold_in(&mut write, next_seq, changes);
+        self.tables.write(write, "commit state")
+    }
+}
+
+/// Makes the database beside its place and moves it there whole, so that a directory that
+/// exists is complete and is never made anew over what remains of a damaged one.
+fn create(dir: &Path, journal: &Path, deployment: &str, partition: u32) -> Result<(), LogError> {
+    let fresh = dir.join("journal.new");
+    match fs::remove_dir_all(&fresh) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(LogError::io("remove", &fresh, error)),
+    }
+    make_dir(&fresh)?;
+    let mut options = options::database();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    let db = DB::open_cf_descriptors(&options, &fresh, options::families())
+        .map_err(|error| damage::fatal("make the journal", &error))?;
+    let tables = Tables::new(db, dir);
+    let mut write = WriteBatch::default();
+    let meta = tables.family(META);
+    write.put_cf(meta, KEY_FORMAT, FORMAT.to_be_bytes());
+    write.put_cf(meta, KEY_DEPLOYMENT, deployment);
+    write.put_cf(meta, KEY_PARTITION, partition.to_be_bytes());
+    let written = tables.db.write_opt(write, &synced());
+    written.map_err(|error| damage::fatal("make the journal", &error))?;
+    drop(tables);
+    fs::rename(&fresh, journal).map_err(|error| LogError::io("rename", &fresh, error))?;
+    let folder = File::open(dir).and_then(|folder| folder.sync_all());
+    folder.map_err(|error| LogError::io("sync", dir, error))
+}
+
+fn open(journal: &Path) -> Result<DB, LogError> {
+    DB::open_cf_descriptors(&options::database(), journal, options::families())
+        .map_err(|error| damage::unopenable(journal, &error))
+}
+
+/// Data is for the user who runs the program and nobody else.
+fn make_dir(dir: &Path) -> Result<(), LogError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| LogError::io("create", dir, error))
+}
+
+fn exists(path: &Path) -> Result<bool, LogError> {
+    path.try_exists().map_err(|error| LogError::io("look for", path, error))
+}

@@ -1,0 +1,122 @@
+//! What a RocksDB error means for a data directory: damage with a file and a position, or a
+//! write whose durability is unknown.
+
+use std::path::{Path, PathBuf};
+
+use rocksdb::{DB, Error, ErrorKind};
+
+use super::options::{JOURNAL, STATE, TELEMETRY};
+use crate::LogError;
+use crate::error::{Damage, REPAIR_JOURNAL, REPAIR_STATE, REPAIR_TELEMETRY};
+
+/// What was being read or written when an error came.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// The column family.
+    pub(crate) family: &'static str,
+    /// The key, where one is known.
+    pub(crate) key: Option<&'a [u8]>,
+}
+
+impl Place<'_> {
+    pub(crate) fn family(family: &'static str) -> Self {
+        Place { family, key: None }
+    }
+
+    /// A position for a family whose keys are positions.
+    fn position(&self) -> Option<u64> {
+        let key = self.key.filter(|_| self.family == JOURNAL || self.family == TELEMETRY)?;
+        key.try_into().ok().map(u64::from_be_bytes)
+    }
+
+    fn what(&self) -> &'static str {
+        match self.family {
+            JOURNAL => "journal record",
+            STATE => "state",
+            TELEMETRY => "telemetry record",
+            _ => "database",
+        }
+    }
+
+    fn repair(&self) -> String {
+        let sentence = match self.family {
+            STATE => REPAIR_STATE,
+            TELEMETRY => REPAIR_TELEMETRY,
+            _ => REPAIR_JOURNAL,
+        };
+        sentence.to_owned()
+    }
+
+    /// Damage at this place, found by us and not by RocksDB.
+    pub(crate) fn damaged(&self, db: &DB, why: impl Into<String>) -> LogError {
+        Damage {
+            what: self.what(),
+            position: self.position(),
+            file: self.file(db),
+            why: why.into(),
+            repair: self.repair(),
+        }
+        .into()
+    }
+
+    /// A read that did not succeed.
+    pub(crate) fn unreadable(&self, db: &DB, error: &Error) -> LogError {
+        let why = error.as_ref().to_owned();
+        let file = file_in(&why).unwrap_or_else(|| self.file(db));
+        Damage { what: self.what(), position: self.position(), file, why, repair: self.repair() }
+            .into()
+    }
+
+    /// The table file whose key range holds the key, or the write-ahead log.
+    pub(crate) fn file(&self, db: &DB) -> String {
+        let holds = |file: &rocksdb::LiveFile| {
+            let key = self.key.unwrap_or_default();
+            file.column_family_name == self.family
+                && file.start_key.as_deref().is_some_and(|start| start <= key)
+                && file.end_key.as_deref().is_some_and(|end| key <= end)
+        };
+        let files = db.live_files().unwrap_or_default();
+        let found = files.into_iter().find(|file| self.key.is_some() && holds(file));
+        let name = found.map(|file| file.name.trim_start_matches('/').to_owned());
+        name.unwrap_or_else(|| format!("the write-ahead log (family {})", self.family))
+    }
+}
+
+/// A write that did not succeed: after it, nothing about durability is known.
+pub(crate) fn fatal(what: &str, error: &Error) -> LogError {
+    LogError::Fatal { what: what.to_owned(), why: error.as_ref().to_owned() }
+}
+
+/// An open that did not succeed.
+pub(crate) fn unopenable(journal: &Path, error: &Error) -> LogError {
+    let why = error.as_ref().to_owned();
+    let kind = error.kind();
+    let of_the_files =
+        matches!(kind, ErrorKind::Corruption | ErrorKind::InvalidArgument | ErrorKind::NotFound);
+    let gone = ["No such file", "too short"].iter().any(|text| why.contains(text));
+    let damaged = of_the_files || (kind == ErrorKind::IOError && gone);
+    if !damaged {
+        return LogError::Fatal { what: format!("open {}", journal.display()), why };
+    }
+    let file = file_in(&why).unwrap_or_else(|| journal.display().to_string());
+    Damage { what: "database", position: None, file, why, repair: REPAIR_JOURNAL.to_owned() }.into()
+}
+
+/// The database file that a message names.
+fn file_in(message: &str) -> Option<String> {
+    let words = message.split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '('));
+    let names = words.filter_map(|word| {
+        let path = PathBuf::from(word.trim_end_matches([':', '.', ';', ')']));
+        path.file_name().map(|name| name.to_string_lossy().into_owned())
+    });
+    let ours = |name: &String| {
+        let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));
+        let number = !stem.is_empty() && stem.bytes().all(|byte| byte.is_ascii_digit());
+        (number && matches!(extension, "sst" | "log" | "blob"))
+            || name.starts_with("MANIFEST-")
+            || name.starts_with("OPTIONS-")
+            || name == "CURRENT"
+            || name == "IDENTITY"
+    };
+    names.into_iter().find(ours)
+}

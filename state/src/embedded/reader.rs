@@ -1,0 +1,152 @@
+//! Reading a data directory beside its owner, or after it: a RocksDB secondary instance.
+//!
+//! It takes no lock, and neither makes nor changes anything in the data directory: RocksDB
+//! wants a folder of its own for its messages, which is made in the system's temporary folder
+//! and removed with the reader. What it sees is the state of the directory when it was opened or
+//! last caught up.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rocksdb::DB;
+use schemas::{Batch, Head};
+
+use super::options::{self, STATE};
+use super::tables::{Quarantined, Tables, journal_dir};
+use super::{damage, exists, make_dir};
+use crate::{Changes, LogError, Store};
+
+/// The owner may replace files while they are being opened; a few tries meet a quiet moment.
+const OPEN_TRIES: usize = 10;
+
+/// A view of a data directory that changes nothing.
+pub struct Reader {
+    tables: Tables,
+    // Removed after the database is closed: fields are dropped in declaration order.
+    _scratch: Scratch,
+}
+
+impl Reader {
+    /// Opens the data directory `dir` for reading, whether or not a process owns it.
+    ///
+    /// # Errors
+    /// [`LogError::Absent`], [`LogError::Corrupt`].
+    pub fn open(dir: &Path) -> Result<Self, LogError> {
+        let journal = journal_dir(dir);
+        if !exists(&journal)? {
+            return Err(LogError::Absent { dir: dir.to_owned() });
+        }
+        let scratch = Scratch::new()?;
+        let mut options = options::database();
+        options.set_max_open_files(-1);
+        options.set_db_log_dir(&scratch.0);
+        let mut tries = 0;
+        let db = loop {
+            let families = options::families();
+            match DB::open_cf_descriptors_as_secondary(&options, &journal, &scratch.0, families) {
+                Ok(db) => break db,
+                Err(error) if tries == OPEN_TRIES => {
+                    return Err(damage::unopenable(&journal, &error));
+                }
+                Err(_) => tries += 1,
+            }
+        };
+        let reader = Reader { tables: Tables::new(db, dir), _scratch: scratch };
+        reader.tables.verify(&reader.tables.tail()?)?;
+        Ok(reader)
+    }
+
+    /// Takes in what the owner has written since.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`].
+    pub fn catch_up(&self) -> Result<(), LogError> {
+        let journal = journal_dir(&self.tables.dir);
+        let caught = self.tables.db.try_catch_up_with_primary();
+        caught.map_err(|error| damage::unopenable(&journal, &error))
+    }
+
+    /// The end of the chain.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`].
+    pub fn head(&self) -> Result<Head, LogError> {
+        Ok(self.tables.tail()?.head)
+    }
+
+    /// As [`crate::Log::read`].
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] names the entry.
+    pub fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
+        self.tables.read(from_seq, bytes_max, &self.head()?)
+    }
+
+    /// Telemetry, as [`crate::Log::take`].
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] names the record.
+    pub fn take(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+        let end = self.tables.telemetry_stored()?;
+        self.tables.telemetry(from, end, bytes_max)
+    }
+
+    /// What is in quarantine.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`].
+    pub fn quarantined(&self) -> Result<Vec<Quarantined>, LogError> {
+        self.tables.quarantined()
+    }
+
+    /// Deployment and partition that the directory belongs to.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`], [`LogError::Foreign`] for another format.
+    pub fn identity(&self) -> Result<(String, u32), LogError> {
+        self.tables.identity()
+    }
+}
+
+impl Store for Reader {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
+        self.tables.get(STATE, key)
+    }
+
+    fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), LogError> {
+        self.tables.scan(prefix, each)
+    }
+
+    fn position(&self) -> Result<u64, LogError> {
+        self.tables.position()
+    }
+
+    fn commit(&self, _next_seq: u64, _changes: &Changes) -> Result<(), LogError> {
+        Err(LogError::Fatal {
+            what: "commit state".to_owned(),
+            why: "the directory is open for reading only".to_owned(),
+        })
+    }
+}
+
+/// A temporary folder that goes away with its owner.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self, LogError> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("healwright-reader-{}-{n}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        make_dir(&path)?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed is left in the temporary folder; nothing depends on it.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,170 @@
+//! What the log and the store can answer instead of data. One enum for the crate's traits; the
+//! head record has its own, because it outlives the log.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use schemas::Skip;
+use thiserror::Error;
+
+/// Why the log or the store could not do what it was asked.
+///
+/// It can be cloned, because a fault that a fold met while reading travels with its changes and
+/// is given back by the append that refuses them.
+#[derive(Clone, Debug, Error)]
+pub enum LogError {
+    /// Another process owns the data directory.
+    #[error("{dir} is in use by {name} (pid {pid})", dir = .dir.display())]
+    Busy {
+        /// Process id of the owner; 0 when the lock file does not tell.
+        pid: u32,
+        /// Name of the owner's program.
+        name: String,
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// What is stored is not what was written. The partition stops here.
+    #[error("{damage}")]
+    Corrupt {
+        /// What, where, why, and what repairs it. Boxed: it is rare and large.
+        damage: Box<Damage>,
+    },
+    /// Durability is no longer known (a write or an fsync did not succeed). The process must
+    /// end: after such an answer the operating system may have dropped the pages, so trying
+    /// again would report success for bytes that are lost.
+    #[error("cannot {what}: {why}")]
+    Fatal {
+        /// What was being made durable.
+        what: String,
+        /// What the system said.
+        why: String,
+    },
+    /// The batch names the head and does not link to it: its author is faulty.
+    #[error("batch at {first_seq} names the head and does not link to it ({skip:?})")]
+    Unlinked {
+        /// First sequence of the batch.
+        first_seq: u64,
+        /// The part of the link rule that it breaks.
+        skip: Skip,
+    },
+    /// The record is larger than a stream takes.
+    #[error("a record of {bytes} bytes is over the limit of {bytes_max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// No answer came: the append may or may not be in the chain. Reading the chain to its end
+    /// tells, and so does appending the same bytes again.
+    #[error("no answer to {what}; it may or may not have been persisted")]
+    Unanswered {
+        /// What was being done.
+        what: &'static str,
+    },
+    /// The position lies before what is still kept.
+    #[error("entry {asked} is no longer kept; the journal begins at {first}")]
+    Expired {
+        /// The position asked for.
+        asked: u64,
+        /// The first one that is kept.
+        first: u64,
+    },
+    /// The data directory belongs to another deployment or partition, or to another format.
+    #[error("{dir} holds {found}, not {expected}", dir = .dir.display())]
+    Foreign {
+        /// The data directory.
+        dir: PathBuf,
+        /// What it says it is.
+        found: String,
+        /// What it was opened as.
+        expected: String,
+    },
+    /// There is no journal in this directory.
+    #[error("{dir} holds no journal; `healwright up --data {dir}` makes one", dir = .dir.display())]
+    Absent {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// An operating-system call did not succeed.
+    #[error("cannot {what} {path}", path = .path.display())]
+    Io {
+        /// What was being done, a verb.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: Arc<io::Error>,
+    },
+}
+
+/// Where stored bytes are not the ones that were written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The kind of thing: `journal record`, `state`, `telemetry record`, …
+    pub what: &'static str,
+    /// Sequence or stream position, where one is concerned.
+    pub position: Option<u64>,
+    /// File, or column family and key, that holds it.
+    pub file: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// A sentence: what is lost, and which command repairs it.
+    pub repair: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.what)?;
+        if let Some(position) = self.position {
+            write!(f, " {position}")?;
+        }
+        write!(f, " in {} is corrupt ({}); {}", self.file, self.why, self.repair)
+    }
+}
+
+impl LogError {
+    /// An error of the operating system about `path`.
+    pub(crate) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
+        LogError::Io { what, path: path.to_owned(), source: Arc::new(source) }
+    }
+
+    /// The damage, when that is what stops the partition.
+    pub fn damage(&self) -> Option<&Damage> {
+        if let LogError::Corrupt { damage } = self { Some(damage) } else { None }
+    }
+}
+
+impl From<Damage> for LogError {
+    fn from(damage: Damage) -> Self {
+        LogError::Corrupt { damage: Box::new(damage) }
+    }
+}
+
+/// What repairs anything that is only `fold(chain)`.
+pub(crate) const REPAIR_STATE: &str =
+    "nothing is lost, `healwright repair state` folds it again from the journal";
+/// What repairs what only the journal holds.
+pub(crate) const REPAIR_JOURNAL: &str = "entries before it are intact, `healwright repair \
+     journal --from BUNDLE` puts back what an export holds";
+/// What repairs telemetry: what was sealed stays provable, what it derived is recorded.
+pub(crate) const REPAIR_TELEMETRY: &str = "no journaled entry is lost, `healwright repair \
+     telemetry` drops the damaged range and records the gap";
+
+/// A batch whose stored bytes are not what was signed.
+pub(crate) fn damaged_batch(
+    first_seq: u64,
+    damage: &schemas::batch::Damage,
+    file: String,
+) -> LogError {
+    LogError::from(Damage {
+        what: "journal entry",
+        position: Some(first_seq.saturating_add(u64::from(damage.entry.unwrap_or(0)))),
+        file,
+        why: damage.error.to_string(),
+        repair: REPAIR_JOURNAL.to_owned(),
+    })
+}

@@ -1,0 +1,306 @@
+//! The state as folds read and write it: a pending overlay over a cache over a store.
+//!
+//! ```text
+//! put, delete ─► overlay ──changes()──► Log::append / Store::commit
+//! get         ─► overlay ─► cache ─► store
+//! ```
+//!
+//! The overlay holds what the batch in progress has changed; `commit` moves it into the cache
+//! once the log has appended the batch, `discard` forgets it. The cache never holds what is not
+//! committed, so losing an append costs nothing but the overlay.
+//!
+//! Wakes are keys too (LAYOUT.md, "Wakes"), so that they are committed, replayed and digested
+//! with everything else; an ordered set in memory says which is due next. All wakes are held in
+//! memory, about 150 bytes each.
+//!
+//! Invariants:
+//! - At most one wake per processor and key; due ones come in order of (at, processor, key).
+//! - Keys that begin with [`RESERVED`] are this module's own.
+//! - A failed read answers "nothing" and poisons the changes, which then cannot be appended.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use schemas::Hash;
+
+use crate::cache::Cache;
+use crate::store::Digest;
+use crate::{Changes, LogError, Store};
+
+/// First byte of the keys that folds cannot write. Persisted: frozen.
+const RESERVED: u8 = 0;
+/// Under `0 'w' processor 0 key` stands the time of a wake. Persisted: frozen.
+const WAKE_PREFIX: [u8; 2] = [RESERVED, b'w'];
+/// Ends the processor's name within a wake's key.
+const SEPARATOR: u8 = 0;
+/// Bytes of committed values kept in memory unless told otherwise: 10,000 series of detection
+/// state take about 8 MiB.
+const CACHE_BYTES: usize = 32 * 1024 * 1024;
+
+/// A time at which a processor wants to be called.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wake {
+    /// Tick time, in nanoseconds.
+    pub at: u64,
+    /// Name of the processor.
+    pub processor: String,
+    /// What it asked to be woken for.
+    pub key: String,
+}
+
+/// What folds read and write. One owner, one thread; see the module's head.
+pub struct State {
+    store: Arc<dyn Store>,
+    cache: RefCell<Cache>,
+    overlay: HashMap<Arc<[u8]>, Option<Vec<u8>>>,
+    /// The overlay's keys in order, as far as a scan has needed them …
+    index: RefCell<BTreeSet<Arc<[u8]>>>,
+    /// … and the ones written since.
+    unindexed: RefCell<Vec<Arc<[u8]>>>,
+    /// (at, `processor 0 key`), the overlay's included.
+    wakes: BTreeSet<(u64, Vec<u8>)>,
+    fault: RefCell<Option<LogError>>,
+}
+
+impl State {
+    /// The state at the store's committed position.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] when the stored wakes cannot be read.
+    pub fn new(store: Arc<dyn Store>) -> Result<Self, LogError> {
+        State::with_cache(store, CACHE_BYTES)
+    }
+
+    /// As [`State::new`], keeping at most about `bytes_max` of committed values in memory.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] when the stored wakes cannot be read.
+    pub fn with_cache(store: Arc<dyn Store>, bytes_max: usize) -> Result<Self, LogError> {
+        let mut wakes = BTreeSet::new();
+        let mut malformed = None;
+        store.scan(&WAKE_PREFIX, &mut |key, value| match at(value) {
+            Some(at) => {
+                wakes.insert((at, key[WAKE_PREFIX.len()..].to_vec()));
+            }
+            None => malformed = Some(key.to_vec()),
+        })?;
+        if let Some(key) = malformed {
+            return Err(damaged(&key));
+        }
+        Ok(State {
+            store,
+            cache: RefCell::new(Cache::new(bytes_max)),
+            overlay: HashMap::new(),
+            index: RefCell::default(),
+            unindexed: RefCell::default(),
+            wakes,
+            fault: RefCell::default(),
+        })
+    }
+
+    /// The value of `key`, pending changes included.
+    pub fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        match self.overlay.get(key) {
+            Some(pending) => pending.clone(),
+            None => self.committed(key),
+        }
+    }
+
+    /// Sets `key` in the overlay. Keys are not empty and do not begin with byte 0.
+    pub fn put(&mut self, key: &[u8], value: Vec<u8>) {
+        debug_assert!(key.first().is_some_and(|it| *it != RESERVED), "{key:?} is reserved");
+        self.write(key, Some(value));
+    }
+
+    /// Removes `key` in the overlay.
+    pub fn delete(&mut self, key: &[u8]) {
+        debug_assert!(key.first().is_some_and(|it| *it != RESERVED), "{key:?} is reserved");
+        self.write(key, None);
+    }
+
+    /// Every pair whose key begins with `prefix`, in order, pending changes included. An empty
+    /// prefix means every key that folds can write.
+    pub fn scan(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut pairs = BTreeMap::new();
+        let reserved = |key: &[u8]| prefix.is_empty() && key.first() == Some(&RESERVED);
+        let read = self.store.scan(prefix, &mut |key, value| {
+            if !reserved(key) {
+                pairs.insert(key.to_vec(), value.to_vec());
+            }
+        });
+        if let Err(error) = read {
+            self.poison(error);
+            return Vec::new();
+        }
+        for key in self.pending(prefix).into_iter().filter(|key| !reserved(key)) {
+            match self.overlay.get(&key).cloned().flatten() {
+                Some(value) => pairs.insert(key.to_vec(), value),
+                None => pairs.remove(&key[..]),
+            };
+        }
+        pairs.into_iter().collect()
+    }
+
+    /// Asks for `processor` to be woken for `key` at tick time `at`, instead of when it asked
+    /// to be woken for that key before.
+    pub fn wake(&mut self, processor: &str, key: &str, at: u64) {
+        self.unwake(processor, key);
+        let name = wake_key(processor, key);
+        self.write(&name, Some(at.to_be_bytes().to_vec()));
+        self.wakes.insert((at, name[WAKE_PREFIX.len()..].to_vec()));
+    }
+
+    /// Withdraws a wake; without one, does nothing.
+    pub fn unwake(&mut self, processor: &str, key: &str) {
+        let name = wake_key(processor, key);
+        let Some(before) = self.get(&name).and_then(|value| at(&value)) else { return };
+        self.wakes.remove(&(before, name[WAKE_PREFIX.len()..].to_vec()));
+        self.write(&name, None);
+    }
+
+    /// The first `max` wakes due at tick time `now`, in order of (at, processor, key). They
+    /// stay until they are withdrawn or replaced.
+    pub fn due(&self, now: u64, max: usize) -> Vec<Wake> {
+        let due = self.wakes.iter().take_while(|(at, _)| *at <= now).take(max);
+        due.filter_map(|(at, name)| wake(*at, name)).collect()
+    }
+
+    /// When the next wake is due.
+    pub fn next_wake(&self) -> Option<u64> {
+        self.wakes.first().map(|(at, _)| *at)
+    }
+
+    /// What the batch in progress changes.
+    pub fn changes(&self) -> Changes {
+        let pairs = self.overlay.iter().map(|(key, value)| (key.to_vec(), value.clone()));
+        Changes::new(pairs.collect()).with_fault(self.fault())
+    }
+
+    /// The overlay has been appended: from now on it is the committed state.
+    pub fn commit(&mut self) {
+        let cache = self.cache.get_mut();
+        for (key, value) in self.overlay.drain() {
+            cache.insert(key.to_vec(), value);
+        }
+        self.index.get_mut().clear();
+        self.unindexed.get_mut().clear();
+    }
+
+    /// Forgets the overlay: the state is again what is committed.
+    ///
+    /// A fault that a read met is forgotten with what was folded on it.
+    pub fn discard(&mut self) {
+        let overlay = std::mem::take(&mut self.overlay);
+        self.index.get_mut().clear();
+        self.unindexed.get_mut().clear();
+        *self.fault.get_mut() = None;
+        for (key, pending) in overlay {
+            let Some(name) = key.strip_prefix(&WAKE_PREFIX) else { continue };
+            if let Some(at) = pending.as_deref().and_then(at) {
+                self.wakes.remove(&(at, name.to_vec()));
+            }
+            if let Some(at) = self.committed(&key).as_deref().and_then(at) {
+                self.wakes.insert((at, name.to_vec()));
+            }
+        }
+    }
+
+    /// The logical state digest: over all keys in order, wakes and pending changes included,
+    /// so that equal folds have equal digests wherever and however they are stored.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`], or the fault that an earlier read met.
+    pub fn digest(&self) -> Result<Hash, LogError> {
+        let mut digest = Digest::default();
+        let mut pending = self.pending(&[]).into_iter().peekable();
+        self.store.scan(&[], &mut |key, value| {
+            while let Some(first) = pending.next_if(|it| &it[..] < key) {
+                digest.add(&first, self.overlay.get(&first).and_then(Option::as_deref));
+            }
+            match pending.next_if(|it| &it[..] == key) {
+                Some(same) => digest.add(key, self.overlay.get(&same).and_then(Option::as_deref)),
+                None => digest.add(key, Some(value)),
+            }
+        })?;
+        for rest in pending {
+            digest.add(&rest, self.overlay.get(&rest).and_then(Option::as_deref));
+        }
+        self.fault().map_or_else(|| Ok(digest.hash()), Err)
+    }
+
+    /// The first error that a read met since the last [`State::discard`].
+    pub fn fault(&self) -> Option<LogError> {
+        self.fault.borrow().clone()
+    }
+
+    fn write(&mut self, key: &[u8], value: Option<Vec<u8>>) {
+        if let Some(pending) = self.overlay.get_mut(key) {
+            *pending = value;
+            return;
+        }
+        let key: Arc<[u8]> = key.into();
+        self.unindexed.get_mut().push(key.clone());
+        self.overlay.insert(key, value);
+    }
+
+    fn committed(&self, key: &[u8]) -> Option<Vec<u8>> {
+        if let Some(known) = self.cache.borrow_mut().get(key) {
+            return known;
+        }
+        match self.store.get(key) {
+            Ok(value) => {
+                self.cache.borrow_mut().insert(key.to_vec(), value.clone());
+                value
+            }
+            Err(error) => {
+                self.poison(error);
+                None
+            }
+        }
+    }
+
+    /// The overlay's keys with this prefix, in order.
+    fn pending(&self, prefix: &[u8]) -> Vec<Arc<[u8]>> {
+        let mut index = self.index.borrow_mut();
+        index.extend(self.unindexed.borrow_mut().drain(..));
+        let from =
+            index.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+        from.take_while(|key| key.starts_with(prefix)).cloned().collect()
+    }
+
+    fn poison(&self, error: LogError) {
+        self.fault.borrow_mut().get_or_insert(error);
+    }
+}
+
+fn wake_key(processor: &str, key: &str) -> Vec<u8> {
+    debug_assert!(!processor.as_bytes().contains(&SEPARATOR), "{processor:?} holds a zero byte");
+    let mut name = Vec::with_capacity(WAKE_PREFIX.len() + processor.len() + 1 + key.len());
+    name.extend(WAKE_PREFIX);
+    name.extend(processor.as_bytes());
+    name.push(SEPARATOR);
+    name.extend(key.as_bytes());
+    name
+}
+
+fn at(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// The wake stored under `name`, which [`State::wake`] wrote from two strings.
+fn wake(at: u64, name: &[u8]) -> Option<Wake> {
+    let end = name.iter().position(|byte| *byte == SEPARATOR)?;
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
+    Some(Wake { at, processor: text(&name[..end])?, key: text(&name[end + 1..])? })
+}
+
+fn damaged(key: &[u8]) -> LogError {
+    LogError::from(crate::error::Damage {
+        what: "state",
+        position: None,
+        file: format!("key {}", key.escape_ascii()),
+        why: "a wake is not a time of 8 bytes".to_owned(),
+        repair: crate::error::REPAIR_STATE.to_owned(),
+    })
+}

@@ -1,0 +1,107 @@
+//! One partition's streams and its chain, as the owner sees them. The contract of every log.
+
+use std::ops::Range;
+
+use schemas::{Batch, Hash, Head, Stream};
+
+use crate::{Changes, LogError};
+
+/// Most bytes of one record of any stream; protocol.md §1 keeps a margin below 1 MiB.
+pub const RECORD_BYTES_MAX: usize = schemas::batch::BATCH_BYTES_MAX;
+
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Append {
+    /// It is in the chain, durable and read back linked; the head is its own.
+    Appended(Head),
+    /// The chain has moved on from the expected head; nothing was written. The head is the
+    /// chain's.
+    Lost(Head),
+}
+
+/// One partition: three streams that anybody may send to, and the chain that its owner appends
+/// to.
+///
+/// *Durability.* `Appended` is answered when the batch is durable and has been read back
+/// linked, and not before. A telemetry range is answered when it is durable. `inbox` and
+/// `inbox.control` are as durable as the log says: an embedded log keeps them in memory,
+/// because nothing taken there is acknowledged before it is journaled. A quarantined record is
+/// durable when its hash is answered.
+///
+/// *One write.* `append` hands the changes to the store that belongs to this log. Answered
+/// `Appended`, that store's position is the batch's `next_seq`. On the embedded log batch and
+/// changes are one synced write; elsewhere a crash between the two leaves the store behind.
+///
+/// *Order.* The chain is one history: of all batches that name a head, at most one is ever
+/// linked. A stream's positions are gap-free from 0 and say the order in which its records are
+/// read; records of one `send` are neighbours. Nothing is ever read before it is durable, and
+/// what has been read once is read the same again.
+///
+/// *What may repeat.* Appending a batch that is already the head answers `Appended` again and
+/// changes nothing, so the same bytes may be sent again when no answer came. A record that is
+/// sent twice is in its stream twice.
+///
+/// *What may be gone.* Records below what the chain has taken, once `forget` was called for
+/// them (the embedded inbox drops them by itself). `take` then begins at the first one left.
+///
+/// *Who may call.* Everything from any thread. Only the partition's owner appends; two that
+/// believe to be owner are told apart by `Lost`.
+///
+/// *Damage.* What does not read back as it was written is [`LogError::Corrupt`] with its
+/// position; it is never passed over. After [`LogError::Fatal`] every later write is refused
+/// with the same.
+pub trait Log: Send + Sync {
+    /// The end of the linked chain.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`].
+    fn head(&self) -> Result<Head, LogError>;
+
+    /// Linked batches in order, the first of which holds `from_seq`: at least one unless
+    /// `from_seq` is the end, then as many as fit in `bytes_max` of stored bytes.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] names the entry; [`LogError::Expired`] when it is no longer kept.
+    fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError>;
+
+    /// Puts `batch` at the end of the chain if that is still `expected`.
+    ///
+    /// # Errors
+    /// [`LogError::Unlinked`]: the batch names the head and breaks the link rule.
+    /// [`LogError::Unanswered`]: it may or may not be in the chain.
+    /// [`LogError::Fatal`]: the process must end. Otherwise nothing was written.
+    fn append(&self, expected: &Head, batch: &Batch, changes: &Changes)
+    -> Result<Append, LogError>;
+
+    /// Adds `records` to a stream and answers their positions.
+    ///
+    /// # Errors
+    /// [`LogError::TooLarge`] (none of them was added), [`LogError::Fatal`].
+    fn send(&self, stream: Stream, records: &[Vec<u8>]) -> Result<Range<u64>, LogError>;
+
+    /// Records of a stream with their positions, from `from` on: at least one unless that is
+    /// the end, then as many as fit in `bytes_max`.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] names the record.
+    fn take(
+        &self,
+        stream: Stream,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, LogError>;
+
+    /// Keeps a record that cannot be decoded, with the reason, under its SHA-256. The first
+    /// reason given for a record stays.
+    ///
+    /// # Errors
+    /// [`LogError::Fatal`].
+    fn quarantine(&self, record: &[u8], reason: &str) -> Result<Hash, LogError>;
+
+    /// Lets the log drop records of a stream below `before`, which the chain has taken. It may
+    /// keep them longer.
+    ///
+    /// # Errors
+    /// [`LogError::Fatal`].
+    fn forget(&self, stream: Stream, before: u64) -> Result<(), LogError>;
+}

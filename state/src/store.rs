@@ -1,0 +1,142 @@
+//! Keyed state at a committed position: what a fold remembers between batches.
+//!
+//! Nothing here knows what a key means. A store is not trusted: it is `fold(chain)`, so its loss
+//! costs the time of folding again and nothing else.
+
+use schemas::Hash;
+
+use crate::LogError;
+
+/// Domain of the logical state digest. Persisted: frozen.
+const DIGEST_DOMAIN: &[u8] = b"healwright/state/v1\0";
+
+/// Keyed state as it was after the last batch committed to it.
+///
+/// *Position.* [`Store::position`] is the sequence of the next entry to fold: everything before
+/// it is folded in, nothing after. A store may lag its chain and never leads it; on start the
+/// owner folds the gap.
+///
+/// *Atomicity.* Changes and position become visible and durable together or not at all.
+///
+/// *Order.* [`Store::scan`] goes in the order of the keys' bytes.
+///
+/// *Who may call.* Any thread may read. Only the partition's owner commits, from one thread.
+pub trait Store: Send + Sync {
+    /// The value of `key` at the committed position.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] when the stored value cannot be read.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError>;
+
+    /// Hands every pair whose key begins with `prefix` to `each`, in order of the keys.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`]; what has been handed out until then must not be used.
+    fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), LogError>;
+
+    /// Sequence of the next entry to fold.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`].
+    fn position(&self) -> Result<u64, LogError>;
+
+    /// Puts `changes` and `next_seq` in place of what was there, in one durable write.
+    ///
+    /// This is for folding a gap; [`crate::Log::append`] commits what it appends itself.
+    ///
+    /// # Errors
+    /// The fault that `changes` carry, or [`LogError::Fatal`].
+    fn commit(&self, next_seq: u64, changes: &Changes) -> Result<(), LogError>;
+}
+
+impl dyn Store + '_ {
+    /// The logical state digest at the committed position: what [`crate::State::digest`]
+    /// answers when nothing is pending.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`].
+    pub fn digest(&self) -> Result<Hash, LogError> {
+        let mut digest = Digest::default();
+        self.scan(&[], &mut |key, value| digest.add(key, Some(value)))?;
+        Ok(digest.hash())
+    }
+}
+
+/// What one batch changes, sorted by key.
+///
+/// If a read failed while the batch was being folded, the changes carry that fault and every
+/// commit and append refuses them: what was folded on a missing value never enters the chain.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    pairs: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    fault: Option<LogError>,
+}
+
+impl Changes {
+    /// Changes from pairs in any order; of equal keys the last wins. `None` deletes.
+    pub fn new(pairs: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Self {
+        let mut pairs = pairs;
+        // The sort is stable: of equal keys the last in the list stays last in its run.
+        pairs.sort_by(|a, b| a.0.cmp(&b.0));
+        pairs.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                kept.1 = later.1.take();
+            }
+            same
+        });
+        Changes { pairs, fault: None }
+    }
+
+    pub(crate) fn with_fault(mut self, fault: Option<LogError>) -> Self {
+        self.fault = fault;
+        self
+    }
+
+    /// The pairs, sorted by key, each key once. `None` deletes.
+    pub fn pairs(&self) -> &[(Vec<u8>, Option<Vec<u8>>)] {
+        &self.pairs
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// Refuses changes that were folded on a failed read.
+    ///
+    /// # Errors
+    /// The fault of that read.
+    pub fn sound(&self) -> Result<(), LogError> {
+        self.fault.clone().map_or(Ok(()), Err)
+    }
+
+    /// SHA-256 over the changes, length-prefixed, for comparing two folds of one batch.
+    pub fn digest(&self) -> Hash {
+        let mut out = schemas::wire::Writer::default();
+        for (key, value) in &self.pairs {
+            out.bytes(key);
+            match value {
+                None => out.u8(0),
+                Some(value) => out.u8(1).bytes(value),
+            };
+        }
+        Hash::of(&[b"healwright/changes/v1\0", &out.0])
+    }
+}
+
+/// SHA-256 of the domain and of SHA-256(len32 key ‖ len32 value) of each pair, in order.
+#[derive(Default)]
+pub(crate) struct Digest(Vec<u8>);
+
+impl Digest {
+    pub(crate) fn add(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let Some(value) = value else { return };
+        let len = |it: &[u8]| (it.len() as u32).to_be_bytes();
+        self.0.extend(Hash::of(&[&len(key), key, &len(value), value]).0);
+    }
+
+    pub(crate) fn hash(&self) -> Hash {
+        Hash::of(&[DIGEST_DOMAIN, &self.0])
+    }
+}

@@ -1,0 +1,6 @@
+//! The crate's tests through its public face: one binary, because linking RocksDB is slow.
+
+#![allow(clippy::unwrap_used)]
+
+mod contract;
+mod fixture;
