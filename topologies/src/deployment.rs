@@ -34,11 +34,7 @@ mod turn;
 mod words;
 
 #[cfg(test)]
-mod simulation;
-#[cfg(test)]
-mod stories;
-#[cfg(test)]
-mod world;
+mod tests;
 
 use schemas::event::{
     Check, Decision, DeployPhase, DeployState, GovernanceDecision, L3ExecutionResult, L3Outcome,
@@ -116,6 +112,7 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
 }
 
 /// What other processors said, and what this one did. The same words from outside count nothing.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the guards leave every kind over")]
 fn overheard(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     let now = entry.now();
     match entry.event {
@@ -129,7 +126,6 @@ fn overheard(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
             history::note_return(view, it);
             Vec::new()
         }
-        #[expect(clippy::wildcard_enum_match_arm, reason = "the guards leave every kind over")]
         _ => Vec::new(),
     }
 }

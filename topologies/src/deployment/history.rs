@@ -12,6 +12,7 @@ use schemas::{Ns, Uuid};
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
+use super::judge::is_signed_by_runner;
 use super::rollout::{Rollout, returned_service};
 use crate::config::{self, Release};
 use crate::fold::View;
@@ -113,9 +114,16 @@ pub(super) fn clear(
     let (key, denial) = denials
         .into_iter()
         .find(|(_, it)| denial_id(&it.service, &it.release.digest) == approval.proposal_id)?;
+    let used = Uuid::named("healwright/cleared/v1", &[approval.signature.as_bytes()]);
+    let used = format!("cleared/{used}");
+    if view.load::<Ns>(&used).is_some() {
+        let digest = &denial.release.digest;
+        return Some(Err(format!("{digest} stays barred: this approval has cleared it before")));
+    }
     let cleared = may_clear(view, approval, &denial, now);
     if cleared.is_ok() {
         view.remove(&key);
+        view.save(&used, &now);
     }
     Some(cleared)
 }
@@ -169,7 +177,8 @@ pub(super) fn note_return(view: &mut View<'_>, request: &RunnerRequest) {
 pub(super) fn returned(view: &mut View<'_>, result: &RunnerResult) {
     let key = returning_key(result.id);
     let Some(returning) = view.load::<Returning>(&key) else { return };
-    if result.known == Some(false) {
+    let host = config::service(view, &returning.service).map(|it| it.host).unwrap_or_default();
+    if result.known == Some(false) || !is_signed_by_runner(view, &host, result) {
         return;
     }
     view.remove(&key);

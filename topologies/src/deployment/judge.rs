@@ -43,7 +43,7 @@ pub(super) fn answered(view: &mut View<'_>, now: Ns, result: &RunnerResult) -> V
 }
 
 /// Whoever can write to the inbox could otherwise claim that a rollback has succeeded.
-fn is_signed_by_runner(view: &View<'_>, host: &str, result: &RunnerResult) -> bool {
+pub(super) fn is_signed_by_runner(view: &View<'_>, host: &str, result: &RunnerResult) -> bool {
     let key = config::host(view, host).map(|it| it.key);
     let signature = result.signature.as_deref().and_then(signature_from_text);
     key.zip(signature).is_some_and(|(key, it)| key.verify(RESULT_DOMAIN, &result.statement(), &it))
@@ -105,7 +105,7 @@ impl Turn<'_, '_> {
             it.slot.clone_from(slot);
         }
         it.stage.fold(measured, &mut it.totals, &mut it.gate, &self.profile);
-        match it.stage.verdict(&it.totals, &it.gate, &self.profile) {
+        match it.stage.verdict(&it.gate, &self.profile) {
             Verdict::Refuted(signal) => {
                 let reason = words::refuted(&self.rollout, signal, &self.profile);
                 self.roll_back(&reason, true);
@@ -228,10 +228,9 @@ impl Turn<'_, '_> {
         let needed = self.profile.validation_passes.max(1);
         let probed = config::service(self.view, &self.rollout.service)
             .is_some_and(|it| !it.probe_url.is_empty());
-        let Rollout { stage, totals, .. } = &mut self.rollout;
+        let stage = &mut self.rollout.stage;
         let is_probe_red = stage.probe_failed || stage.probe == Some(false);
-        let is_red =
-            is_probe_red || (stage.failure.n_new > 0 && !stage.is_within(totals, &self.profile));
+        let is_red = is_probe_red || (stage.failure.n_new > 0 && !stage.is_within(&self.profile));
         let is_unknown = stage.n_missing(&self.profile) > 0 || (probed && stage.probe.is_none());
         stage.n_checks += 1;
         stage.n_green = if is_red || is_unknown { 0 } else { stage.n_green + 1 };

@@ -52,6 +52,10 @@ pub(super) struct Stage {
     /// Outcomes of a block whose other side has not been seen yet.
     failure_open: Pair,
     latency_open: Pair,
+    /// What was known of the old version before the block that is open: a bet may rest on
+    /// nothing that it is settled by.
+    failure_known: Share,
+    latency_known: Share,
     /// Bounds on the old version, fixed when a verification begins.
     failure_bound: f64,
     latency_bound: f64,
@@ -91,17 +95,24 @@ pub(super) enum Verdict {
 }
 
 impl Stage {
-    /// A stage that ends at `until`. Answers of the new version that no answer of the old one
-    /// could be held against yet go over into a verification, which needs none.
+    /// A stage that ends at `until`. What the old version did while the new one was started goes
+    /// over into the shadow; answers of the new version that no answer of the old one could be
+    /// held against yet go over into a verification, which needs none.
     pub(super) fn open(&self, sort: Sort, until: Ns, totals: &Totals, profile: &Profile) -> Self {
         let mut stage = Stage { sort, until, ..Stage::default() };
+        stage.failure_known = totals.failed();
+        stage.latency_known = totals.slow();
+        if sort == Sort::Shadow {
+            (stage.failure_known, stage.latency_known) = (self.failure_known, self.latency_known);
+            stage.failure_open = Pair { n_new: 0, k_new: 0, ..self.failure_open };
+            stage.latency_open = Pair { n_new: 0, k_new: 0, ..self.latency_open };
+        }
         if sort == Sort::Verify {
             stage.failure_open = Pair { n_old: 0, k_old: 0, ..self.failure_open };
             stage.latency_open = Pair { n_old: 0, k_old: 0, ..self.latency_open };
             // Two bounds share what is set apart for them.
             let alpha = profile.rollout_alpha * BOUND_SHARE / 2.0;
-            let slow = totals.slow();
-            let failed = Share { k: totals.baseline_errors, n: totals.baseline_n };
+            let (failed, slow) = (stage.failure_known, stage.latency_known);
             stage.failure_bound = stats::upper_bound(failed.k, failed.n, alpha);
             stage.latency_bound = stats::upper_bound(slow.k, slow.n, alpha);
         }
@@ -123,8 +134,7 @@ impl Stage {
         self.failure_open.add(failure);
         self.latency_open.add(latency);
         if self.sort != Sort::Baseline {
-            let (failures, slow) =
-                (self.failure_claim(totals, profile), self.latency_claim(totals));
+            let (failures, slow) = (self.failure_claim(profile), self.latency_claim());
             let failure = settle(&mut self.failure_open, failures);
             let latency = settle(&mut self.latency_open, slow);
             if failure.is_some() || latency.is_some() {
@@ -132,6 +142,13 @@ impl Stage {
             }
         }
         self.keep(measured, totals, profile);
+        // A block that was settled is known from here on.
+        if self.failure_open == Pair::default() {
+            self.failure_known = totals.failed();
+        }
+        if self.latency_open == Pair::default() {
+            self.latency_known = totals.slow();
+        }
     }
 
     /// After the evidence, so that what is expected of a block was known before it.
@@ -177,10 +194,10 @@ impl Stage {
         Pair { n_new: new.n, k_new: new.k, n_old: old.n, k_old: old.k }
     }
 
-    fn failure_claim(&self, totals: &Totals, profile: &Profile) -> Claim {
+    fn failure_claim(&self, profile: &Profile) -> Claim {
         let margin = profile.success_delta_max;
-        let old_expected =
-            (totals.baseline_errors as f64 + 0.2) / (totals.baseline_n as f64 + 40.0);
+        let Share { k, n } = self.failure_known;
+        let old_expected = (k as f64 + 0.2) / (n as f64 + 40.0);
         match self.sort {
             Sort::Baseline | Sort::Shadow | Sort::Canary => {
                 Claim { slope: 1.0, margin, old_expected }
@@ -189,9 +206,9 @@ impl Stage {
         }
     }
 
-    fn latency_claim(&self, totals: &Totals) -> Claim {
-        let slow = totals.slow();
-        let old_expected = (slow.k as f64 + 1.0) / (slow.n as f64 + 25.0);
+    fn latency_claim(&self) -> Claim {
+        let Share { k, n } = self.latency_known;
+        let old_expected = (k as f64 + 1.0) / (n as f64 + 25.0);
         match self.sort {
             Sort::Baseline | Sort::Shadow | Sort::Canary => {
                 Claim { slope: 1.0, margin: SLOW_ALLOWED, old_expected }
@@ -203,14 +220,14 @@ impl Stage {
     }
 
     /// What the stage says now.
-    pub(super) fn verdict(&self, totals: &Totals, gate: &Gate, profile: &Profile) -> Verdict {
+    pub(super) fn verdict(&self, gate: &Gate, profile: &Profile) -> Verdict {
         if self.sort == Sort::Baseline {
             return Verdict::Open;
         }
         if gate.is_decided(profile.rollout_alpha) {
             return Verdict::Refuted(gate.loudest());
         }
-        if self.n_missing(profile) == 0 && self.is_within(totals, profile) {
+        if self.n_missing(profile) == 0 && self.is_within(profile) {
             return Verdict::Passed;
         }
         Verdict::Open
@@ -227,9 +244,9 @@ impl Stage {
 
     /// Whether the shares measured so far keep both claims. Without any measured latency only
     /// failures count; without a baseline nothing does.
-    pub(super) fn is_within(&self, totals: &Totals, profile: &Profile) -> bool {
-        let failures = self.failure_claim(totals, profile).kept_by(&self.failure);
-        let latency = self.latency_claim(totals).kept_by(&self.latency);
+    pub(super) fn is_within(&self, profile: &Profile) -> bool {
+        let failures = self.failure_claim(profile).kept_by(&self.failure);
+        let latency = self.latency_claim().kept_by(&self.latency);
         failures == Some(true) && latency != Some(false)
     }
 }
@@ -256,6 +273,11 @@ impl Totals {
         self.baseline_n += measured.old.requests;
         self.baseline_errors += measured.old.errors;
         self.latency_old.merge(&measured.old.latency);
+    }
+
+    /// Failed answers of the old version, among all.
+    fn failed(&self) -> Share {
+        Share { k: self.baseline_errors, n: self.baseline_n }
     }
 
     /// Slow answers of the old version, among all.

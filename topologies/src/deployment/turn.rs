@@ -95,7 +95,7 @@ impl<'a, 'b> Turn<'a, 'b> {
         let it = &self.rollout;
         let sandboxes = config::host(self.view, &it.host).map(|it| it.sandbox).unwrap_or_default();
         let Some(sandbox) = sandboxes.first() else {
-            let detail = format!("{} has no sandbox, and nothing unseen is applied", it.host);
+            let detail = format!("host {} has no sandbox", it.host);
             let check = Check { status: CheckStatus::Unknown, detail, duration_ms: 0 };
             return self.preflight_done([("sandbox".to_owned(), check)].into(), "none");
         };

@@ -140,7 +140,7 @@ pub(super) fn not_done(step: &str, result: &RunnerResult) -> String {
 pub(super) fn red_check(checks: &BTreeMap<String, Check>) -> Option<String> {
     let (name, check) = checks.iter().find(|(_, it)| !it.is_green())?;
     let verdict = match check.status {
-        CheckStatus::Unknown => "gave no answer",
+        CheckStatus::Unknown => "unknown",
         CheckStatus::Failed | CheckStatus::Passed | CheckStatus::NotApplicable => "failed",
     };
     Some(format!("{name} {verdict}: {}", check.detail))

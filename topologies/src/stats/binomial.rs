@@ -4,6 +4,8 @@
 //! second opens 82 false incidents a day. The question asked here is whether the share can be
 //! told to lie above a limit at all.
 
+use serde::{Deserialize, Serialize};
+
 use super::Answer;
 
 /// Chance that a share at its limit is taken for one above it. Windows overlap and are looked at
@@ -14,7 +16,7 @@ const ALPHA: f64 = 0.001;
 const HALVINGS: u32 = 60;
 
 /// Hits in trials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Share {
     /// Hits.
     pub k: u64,

@@ -3,12 +3,18 @@
 use expect_test::{Expect, expect};
 use schemas::event::L3Outcome;
 
-use super::world::{BASELINE_FAILS, Behaviour, SAME, World};
+use super::traffic::{BASELINE_FAILS, Behaviour, SAME};
+use super::world::World;
 
 fn story(mut world: World, expected: &Expect) -> World {
     world.rolled_out("1.1.0");
-    expected.assert_eq(&world.bench.transcript());
+    expected.assert_eq(&told(&world));
     world
+}
+
+/// The transcript under a heading, which also keeps its indentation in the expectation.
+fn told(world: &World) -> String {
+    format!("seconds   event                  key          what\n{}", world.bench.transcript())
 }
 
 #[test]
@@ -16,6 +22,7 @@ fn a_good_release_is_promoted_ring_by_ring() {
     story(
         World::local(1, SAME),
         &expect![[r#"
+            seconds   event                  key          what
                 0.000 mode.changed           deployment   frozen → normal epoch 1: profile local activated
                 1.000 release.requested      shop         local://releases/shop/1.1.0 by ann
                 1.000 governance.decision    afab09f1-b5d1-84b4-b987-60f81e30ac2a approved (operator):
@@ -46,6 +53,7 @@ fn a_bad_release_is_rolled_back_from_the_shadow() {
     story(
         World::local(2, bad),
         &expect![[r#"
+            seconds   event                  key          what
                 0.000 mode.changed           deployment   frozen → normal epoch 1: profile local activated
                 1.000 release.requested      shop         local://releases/shop/1.1.0 by ann
                 1.000 governance.decision    afab09f1-b5d1-84b4-b987-60f81e30ac2a approved (operator):
@@ -57,10 +65,10 @@ fn a_bad_release_is_rolled_back_from_the_shadow() {
                 1.250 runner.request         h            apply_patch:shop local://releases/shop/1.1.0
                 1.500 runner.request         h            apply_patch:route/shop/shadow local://releases/shop/1.1.0
                 1.750 deploy.state           shop         1.1.0 shadow 0 % in blue: 1.1.0 answers copies of safe requests and nobody sees its answers
-                5.250 deploy.state           shop         1.1.0 rollback 0 % in blue: 17 of 131 mirrored answers of 1.1.0 differ from 1.0.0's (13.0 %): more failures than allowed, with evidence 572 past the bound of 111; 1.0.0 is put back
+                5.250 deploy.state           shop         1.1.0 rollback 0 % in blue: 17 of 131 mirrored answers of 1.1.0 differ from 1.0.0's (13.0 %): more failures than allowed, with evidence 476 past the bound of 111; 1.0.0 is put back
                 5.250 runner.request         h            rollback:shop local://releases/shop/1.0.0
                 5.500 deploy.state           shop         1.1.0 rolled_back 0 % in blue: 1.0.0 serves alone again 250 ms after the decision: the digest that runs is the one that ran before, and its probe passed; 1.1.0 is barred until a person clears it
-                5.500 l3.execution.result    afab09f1-b5d1-84b4-b987-60f81e30ac2a rolled_back: 17 of 131 mirrored answers of 1.1.0 differ from 1.0.0's (13.0 %): more failures than allowed, with evidence 572 past the bound of 111
+                5.500 l3.execution.result    afab09f1-b5d1-84b4-b987-60f81e30ac2a rolled_back: 17 of 131 mirrored answers of 1.1.0 differ from 1.0.0's (13.0 %): more failures than allowed, with evidence 476 past the bound of 111
         "#]],
     );
 }
@@ -71,6 +79,7 @@ fn a_release_that_is_bad_only_when_live_is_rolled_back_from_the_first_ring() {
     story(
         World::local(3, sly),
         &expect![[r#"
+            seconds   event                  key          what
                 0.000 mode.changed           deployment   frozen → normal epoch 1: profile local activated
                 1.000 release.requested      shop         local://releases/shop/1.1.0 by ann
                 1.000 governance.decision    afab09f1-b5d1-84b4-b987-60f81e30ac2a approved (operator):
@@ -84,10 +93,10 @@ fn a_release_that_is_bad_only_when_live_is_rolled_back_from_the_first_ring() {
                 1.750 deploy.state           shop         1.1.0 shadow 0 % in blue: 1.1.0 answers copies of safe requests and nobody sees its answers
                 2.500 runner.request         h            apply_patch:route/shop/canary/10 local://releases/shop/1.1.0
                 2.750 deploy.state           shop         1.1.0 canary 10 % in blue: 0 of 37 mirrored answers of 1.1.0 differ from 1.0.0's (0.0 %): 1.1.0 serves 10 % of requests
-                5.500 deploy.state           shop         1.1.0 rollback 10 % in blue: 7 of 20 answers of 1.1.0 failed (35.0 %), 1 of 130 of 1.0.0 (0.8 %): more failures than allowed, with evidence 769 past the bound of 111; 1.0.0 is put back
+                5.500 deploy.state           shop         1.1.0 rollback 10 % in blue: 7 of 20 answers of 1.1.0 failed (35.0 %), 1 of 130 of 1.0.0 (0.8 %): more failures than allowed, with evidence 725 past the bound of 111; 1.0.0 is put back
                 5.500 runner.request         h            rollback:shop local://releases/shop/1.0.0
                 5.750 deploy.state           shop         1.1.0 rolled_back 0 % in blue: 1.0.0 serves alone again 250 ms after the decision: the digest that runs is the one that ran before, and its probe passed; 1.1.0 is barred until a person clears it
-                5.750 l3.execution.result    afab09f1-b5d1-84b4-b987-60f81e30ac2a rolled_back: 7 of 20 answers of 1.1.0 failed (35.0 %), 1 of 130 of 1.0.0 (0.8 %): more failures than allowed, with evidence 769 past the bound of 111
+                5.750 l3.execution.result    afab09f1-b5d1-84b4-b987-60f81e30ac2a rolled_back: 7 of 20 answers of 1.1.0 failed (35.0 %), 1 of 130 of 1.0.0 (0.8 %): more failures than allowed, with evidence 725 past the bound of 111
         "#]],
     );
 }
@@ -99,6 +108,7 @@ fn no_data_in_the_shadow_extends_it_once_and_then_rolls_back() {
     story(
         world,
         &expect![[r#"
+            seconds   event                  key          what
                 0.000 mode.changed           deployment   frozen → normal epoch 1: profile local activated
                 1.000 release.requested      shop         local://releases/shop/1.1.0 by ann
                 1.000 governance.decision    afab09f1-b5d1-84b4-b987-60f81e30ac2a approved (operator):
@@ -136,6 +146,7 @@ fn a_freeze_in_the_middle_returns_to_the_last_good_slot() {
     world.freeze();
     world.until_ended(60_000);
     expect![[r#"
+        seconds   event                  key          what
             0.000 mode.changed           deployment   frozen → normal epoch 1: profile local activated
             0.250 release.requested      shop         local://releases/shop/1.1.0 by ann
             0.250 governance.decision    6a9ca46f-890c-8249-8331-e5417c7d8e16 approved (operator):
@@ -155,5 +166,5 @@ fn a_freeze_in_the_middle_returns_to_the_last_good_slot() {
             2.000 runner.request         h            rollback:shop local://releases/shop/1.0.0
             2.250 deploy.state           shop         1.1.0 rolled_back 0 % in blue: 1.0.0 serves alone again 250 ms after the decision: the digest that runs is the one that ran before, and its probe passed
             2.250 l3.execution.result    6a9ca46f-890c-8249-8331-e5417c7d8e16 rolled_back: the mode is frozen (frozen by ann (SINGLE-SIGNER): something smells)
-    "#]].assert_eq(&world.bench.transcript());
+    "#]].assert_eq(&told(&world));
 }

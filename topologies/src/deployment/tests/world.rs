@@ -6,17 +6,17 @@
 use std::collections::BTreeMap;
 
 use schemas::event::{
-    ChangeKind, ChangeObserved, Check, ConfigActivated, ConfigKind, Decision, FREEZE_DOMAIN,
-    FreezeCommand, FreezeVerb, GovernanceDecision, Health, L3ExecutionResult, Preflight,
-    RESULT_DOMAIN, ReleaseRequested, Rollback, RunnerRequest, RunnerResult, RunnerStatus, Series,
-    Severity, Sign, Signal, SloAnomalyDetected, TelemetrySample,
+    ChangeKind, ChangeObserved, Check, ConfigActivated, ConfigKind, FREEZE_DOMAIN, FreezeCommand,
+    FreezeVerb, L3ExecutionResult, RESULT_DOMAIN, ReleaseRequested, RunnerRequest, RunnerResult,
+    RunnerStatus, TelemetrySample,
 };
 use schemas::signature::{KeyPair, signature_text};
 use schemas::{Event, Kind, Uuid};
 use serde_json::json;
 
-use super::{PROCESSOR, proposal_id};
-use crate::fold::{Folded, Output, Processor, View};
+use super::stubs::{DETECTION, EXECUTION, GOVERNANCE};
+use super::traffic::{BASELINE_FAILS, Behaviour, Chance, Rows, SAME};
+use crate::deployment::{NAME, PROCESSOR, is_denied};
 use crate::profile::Profile;
 use crate::testing::Bench;
 use crate::{config, mode};
@@ -24,117 +24,6 @@ use crate::{config, mode};
 pub(super) const GOOD: &str = "sha256:1.0.0";
 pub(super) const NEXT: &str = "sha256:1.1.0";
 const TICK_MS: u64 = 250;
-
-/// Approves every release, as governance does after an operator's signature.
-const GOVERNANCE: Processor = Processor {
-    name: "governance",
-    reads: &[Kind::ReleaseRequested],
-    says: &[Kind::GovernanceDecision],
-    step: approve,
-};
-
-fn approve(_: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
-    let Event::ReleaseRequested(request) = entry.event else { return Vec::new() };
-    let proposal_id = proposal_id(request, entry.envelope.seq);
-    let decision = GovernanceDecision {
-        decision_id: proposal_id,
-        proposal_id,
-        decision: Decision::Approved,
-        failure_modes: Vec::new(),
-        reasons: Vec::new(),
-        policy_version: 1,
-        quorum_type: "operator".to_owned(),
-        ballots: Vec::new(),
-        compliance_score: 1.0,
-        cache_used: false,
-        ratified_by: None,
-        expires_at: None,
-        plan_digest: None,
-    };
-    vec![Output::new(proposal_id.to_string(), decision)]
-}
-
-/// Calls the service red when a change says `burns`.
-const DETECTION: Processor = Processor {
-    name: "detection",
-    reads: &[Kind::ChangeObserved],
-    says: &[Kind::SloAnomalyDetected],
-    step: |_, entry| {
-        let Event::ChangeObserved(change) = entry.event else { return Vec::new() };
-        let burns = change.summary == "burns";
-        burns.then(|| Output::new("shop", burning())).into_iter().collect()
-    },
-};
-
-pub(super) fn burning() -> SloAnomalyDetected {
-    SloAnomalyDetected {
-        anomaly_id: Uuid::default(),
-        service: "shop".to_owned(),
-        signal: Signal::ErrorRate,
-        observed: 0.31,
-        threshold: 0.10,
-        window_s: 5,
-        severity: Severity::Critical,
-        health_from: Health::Green,
-        health_to: Health::Red,
-        detector: "test".to_owned(),
-        fallback: false,
-        evidence_refs: Vec::new(),
-    }
-}
-
-/// Returns the service to the artifact that a change names when it says `returns`.
-const EXECUTION: Processor = Processor {
-    name: "execution",
-    reads: &[Kind::ChangeObserved],
-    says: &[Kind::RunnerRequest],
-    step: |_, entry| {
-        let Event::ChangeObserved(change) = entry.event else { return Vec::new() };
-        let returns = change.summary == "returns";
-        returns.then(|| Output::new("h", returning(&change.reference))).into_iter().collect()
-    },
-};
-
-fn returning(artifact: &str) -> RunnerRequest {
-    RunnerRequest {
-        id: crate::testing::id("a remediation"),
-        artifact_ref: artifact.to_owned(),
-        ops: vec!["rollback:shop".to_owned()],
-        preflight: Preflight { sandbox: false, tests: Vec::new() },
-        rollback: Rollback { artifact: artifact.to_owned() },
-        sign: Sign { algo: "ed25519-manifest".to_owned(), digest: GOOD.to_owned() },
-        binding: None,
-    }
-}
-
-/// Chance from a seed (xorshift64*).
-pub(super) struct Chance(pub(super) u64);
-
-impl Chance {
-    pub(super) fn hits(&mut self, share: f64) -> bool {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let bits = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11;
-        (bits as f64) / ((1u64 << 53) as f64) < share
-    }
-}
-
-/// What the new version does.
-#[derive(Clone, Copy)]
-pub(super) struct Behaviour {
-    /// Share of answers that fail while it is mirrored to.
-    pub(super) shadow_fails: f64,
-    /// Share of answers that fail at a ring of so many percent.
-    pub(super) fails: fn(u32) -> f64,
-    /// Share of answers that take half a second.
-    pub(super) slow: f64,
-}
-
-pub(super) const BASELINE_FAILS: f64 = 0.004;
-/// Fails as often as the old version.
-pub(super) const SAME: Behaviour =
-    Behaviour { shadow_fails: BASELINE_FAILS, fails: |_| BASELINE_FAILS, slow: 0.0 };
 
 /// What the runner does with a request.
 #[derive(Clone, Copy, PartialEq)]
@@ -163,6 +52,7 @@ pub(super) struct World {
     mirrors: bool,
     slot: &'static str,
     n_seen: usize,
+    n_ended: usize,
     due: Vec<(u64, RunnerResult)>,
     load_left: u64,
     ms: u64,
@@ -186,6 +76,7 @@ impl World {
             mirrors: false,
             slot: "blue",
             n_seen: 0,
+            n_ended: 0,
             due: Vec::new(),
             load_left: 0,
             ms: 0,
@@ -208,6 +99,13 @@ impl World {
 
     pub(super) fn local(seed: u64, behaviour: Behaviour) -> Self {
         World::new(seed, &Profile::local(), behaviour)
+    }
+
+    /// A world whose runner answers requests that start with `op` so.
+    pub(super) fn answering(op: &'static str, answer: Answer) -> Self {
+        let mut world = World::local(1, SAME);
+        world.answers.insert(op, answer);
+        world
     }
 
     pub(super) fn configure(&mut self, name: &str, body: &serde_json::Value) {
@@ -309,18 +207,20 @@ impl World {
         self.bench.samples(&sample);
     }
 
-    /// Goes on until the rollout has ended; `None` when it has not within `ms`.
+    /// Goes on until the next rollout has ended; `None` when it has not within `ms`.
     pub(super) fn until_ended(&mut self, ms: u64) -> Option<L3ExecutionResult> {
         let until = self.ms + ms;
-        let ended_before = self.bench.of_kind(Kind::L3ExecutionResult).len();
-        while self.ms < until {
-            self.step();
-            if let Some(record) = self.bench.of_kind(Kind::L3ExecutionResult).get(ended_before) {
+        loop {
+            if let Some(record) = self.bench.of_kind(Kind::L3ExecutionResult).get(self.n_ended) {
                 let Event::L3ExecutionResult(it) = &record.event else { unreachable!() };
+                self.n_ended += 1;
                 return Some(it.clone());
             }
+            if self.ms >= until {
+                return None;
+            }
+            self.step();
         }
-        None
     }
 
     /// Seconds at which each `deploy.state` was said, by its phase.
@@ -344,6 +244,21 @@ impl World {
                 it.clone()
             })
             .collect()
+    }
+
+    /// Requests so far whose op starts with `prefix`.
+    pub(super) fn asked(&self, prefix: &str) -> usize {
+        self.requests().iter().filter(|it| it.ops[0].starts_with(prefix)).count()
+    }
+
+    /// Whether the next release is on the deny list.
+    pub(super) fn is_barred(&mut self) -> bool {
+        is_denied(&self.bench.view(NAME), "shop", NEXT)
+    }
+
+    /// Why it ended.
+    pub(super) fn reason(end: &L3ExecutionResult) -> &str {
+        end.reason.as_deref().unwrap()
     }
 
     fn take_requests(&mut self) {
@@ -429,7 +344,7 @@ impl World {
                 rows.add("shadow_differ", self.slot, "shadow", "", differs);
             }
         }
-        if self.ms % 500 == 0 {
+        if self.ms.is_multiple_of(500) {
             let passed = (self.probe_passes)(self.ring.unwrap_or(0));
             rows.add("probe", "", "", "", f64::from(u8::from(passed)));
         }
@@ -452,35 +367,4 @@ impl World {
 
 fn failed(detail: &str) -> Check {
     Check { status: schemas::event::CheckStatus::Failed, detail: detail.to_owned(), duration_ms: 0 }
-}
-
-#[derive(Default)]
-struct Rows(BTreeMap<Series, f64>);
-
-impl Rows {
-    fn add(&mut self, key: &str, slot: &str, role: &str, le: &str, value: f64) {
-        let labels = [("slot", slot), ("role", role), ("le", le)].into_iter();
-        let labels = labels.filter(|(_, it)| !it.is_empty());
-        let series = Series {
-            service: "shop".to_owned(),
-            host: "h".to_owned(),
-            key: key.to_owned(),
-            labels: labels.map(|(name, it)| (name.to_owned(), it.to_owned())).collect(),
-        };
-        *self.0.entry(series).or_default() += value;
-    }
-
-    fn sample(self, ms: u64) -> TelemetrySample {
-        let n = self.0.len();
-        let (series, value): (Vec<Series>, Vec<f64>) = self.0.into_iter().unzip();
-        TelemetrySample {
-            source: "proxy".to_owned(),
-            exporter: String::new(),
-            series,
-            series_idx: (0..n as u32).collect(),
-            ts_ns: vec![ms * 1_000_000; n],
-            value,
-            snapshot: None,
-        }
-    }
 }

@@ -3,13 +3,13 @@
 //!
 //! `HEALWRIGHT_FULL=1` runs the full bar (10⁴ harmless rollouts); CI runs a part of it.
 
+#![allow(clippy::print_stderr)] // The figures are for whoever runs it with `--nocapture`.
+
 use schemas::event::L3Outcome;
 
-use super::world::{BASELINE_FAILS, Behaviour, SAME, World};
-
-fn full() -> bool {
-    std::env::var_os("HEALWRIGHT_FULL").is_some_and(|it| it == "1")
-}
+use super::full;
+use super::traffic::{BASELINE_FAILS, Behaviour, SAME};
+use super::world::World;
 
 /// Ends of harmless rollouts that were not promoted, as `seed: reason`.
 fn wrong(n: u64, behaviour: Behaviour) -> Vec<String> {
@@ -56,8 +56,8 @@ fn of_200_rollouts_of_the_same_version_none_is_rolled_back() {
 fn a_bad_release_is_found_within_seconds() {
     let n = if full() { 1_000 } else { 60 };
     let mut shadow_17 = f64::INFINITY;
-    let shares: [(f64, fn(u32) -> f64); 3] = [(0.05, |_| 0.05), (0.17, |_| 0.17), (0.60, |_| 0.60)];
-    for (share, fails) in shares {
+    let at_17: fn(u32) -> f64 = |_| 0.17;
+    for (share, fails) in [(0.05, (|_| 0.05) as _), (0.17, at_17), (0.60, |_| 0.60)] {
         let everywhere = Behaviour { shadow_fails: share, fails, slow: 0.0 };
         let live_only = Behaviour { shadow_fails: BASELINE_FAILS, fails, slow: 0.0 };
         let shadow = told(n, "shadow", &format!("{share} fail"), everywhere);
