@@ -25,7 +25,9 @@ pub use statement::*;
 use crate::{Error, codec};
 
 macro_rules! events {
-    ($($number:literal $variant:ident $name:literal $version:literal $class:ident $doc:literal)*) => {
+    ($(
+        $number:literal $variant:ident $name:literal $version:literal $class:ident $doc:literal
+    )*) => {
         /// A topic name and version. Numbers are persisted: frozen.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u16)]
@@ -55,7 +57,9 @@ macro_rules! events {
             /// The Avro schema, verbatim.
             pub const fn avsc(self) -> &'static str {
                 match self {
-                    $(Kind::$variant => include_str!(concat!("../", $name, ".v", $version, ".avsc")),)*
+                    $(Kind::$variant => {
+                        include_str!(concat!("../", $name, ".v", $version, ".avsc"))
+                    })*
                 }
             }
         }
@@ -129,7 +133,7 @@ events! {
     1 OwnerElected "owner.elected" 1 Log "A process took office over the partition."
     2 TelemetrySealed "telemetry.sealed" 1 Log "A range of telemetry took its place in the chain."
     3 Tick "tick" 1 Control "Time passed."
-    4 InputRefused "input.refused" 1 Log "An input stands alone, with the reason it was not folded."
+    4 InputRefused "input.refused" 1 Log "An input that was not folded, with the reason."
     5 HeadCosigned "head.cosigned" 1 Log "A witness confirmed a tree head."
     10 ConfigActivated "config.activated" 1 Control "Something that changes how folds behave."
     11 TelemetrySample "telemetry.sample" 1 Control "A batch of samples."

@@ -147,7 +147,11 @@ proptest! {
 
     /// Letters cannot move from one part of a cause to the next.
     #[test]
-    fn parts_of_a_cause_do_not_run_together(parts in "[a-c]{0,4}", cut in 0..5usize, other in 0..5usize) {
+    fn parts_of_a_cause_do_not_run_together(
+        parts in "[a-c]{0,4}",
+        cut in 0..5usize,
+        other in 0..5usize,
+    ) {
         let (cut, other) = (cut.min(parts.len()), other.min(parts.len()));
         let at = |cut: usize| cause_hash(&parts[..cut], &parts[cut..], &digest(), "diagnosis");
         prop_assert_eq!(cut == other, at(cut) == at(other));

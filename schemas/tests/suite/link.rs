@@ -270,7 +270,10 @@ proptest! {
     /// Every byte of a record is covered: by the hash that the next batch names, by the
     /// signature, by the body hash or by a commitment.
     #[test]
-    fn a_record_with_one_flipped_bit_does_not_link(at in any::<prop::sample::Index>(), bit in 0..8) {
+    fn a_record_with_one_flipped_bit_does_not_link(
+        at in any::<prop::sample::Index>(),
+        bit in 0..8,
+    ) {
         let (head, key) = office();
         let mut bytes = Draft::after(&head).ticks(3).sign(&key).encode();
         let at = at.index(bytes.len());
