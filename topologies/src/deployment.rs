@@ -43,13 +43,14 @@ use schemas::event::{
 use schemas::{Event, Kind, Ns, Uuid};
 
 pub use history::{Denial, committed, denial, denial_id, is_denied, releases, was_committed};
+pub use turn::longest;
 
 use crate::config::{self, Release, Service};
 use crate::fold::{Folded, Output, Processor, View};
 use crate::{mode, said};
 use gate::Gate;
 use rollout::{Rollout, Step};
-use turn::{Turn, rings};
+use turn::{Turn, back_by, rings};
 
 /// Persisted in causes and state keys: frozen.
 const NAME: &str = "deployment";
@@ -219,6 +220,7 @@ fn planned(
         service: request.service.clone(),
         host: service.host.clone(),
         back_to: committed(view, &request.service).unwrap_or_default(),
+        back_by: decision.expires_at.map(|it| back_by(entry.now(), it)),
         approvals: vec![entry.reference()],
         plan_digest: decision.plan_digest.clone().unwrap_or_else(|| digest.clone()),
         release: Release { version, digest, artifact_ref: request.artifact_ref.clone() },

@@ -58,6 +58,8 @@ pub(super) struct Rollout {
     pub(super) release: Release,
     /// What runs now and is returned to; fixed before anything is done.
     pub(super) back_to: Release,
+    /// When it must turn back at the latest, so that the way back lies within the permission.
+    pub(super) back_by: Option<Ns>,
     /// Governance's entry, then approvals.
     pub(super) approvals: Vec<String>,
     pub(super) plan_digest: String,
@@ -117,6 +119,11 @@ impl Rollout {
         }
     }
 
+    /// Whether it still goes towards users without having passed every check.
+    pub(super) fn is_forward(&self) -> bool {
+        self.is_judged() && self.step != Step::Commit
+    }
+
     /// Whether the stage may be left by passing or by time.
     pub(super) fn is_measuring(&self) -> bool {
         matches!(self.step, Step::Shadow | Step::Canary | Step::Verify)
@@ -139,7 +146,8 @@ impl Rollout {
     /// When it must be looked at without any news.
     pub(super) fn due_at(&self) -> Option<Ns> {
         let stage = self.is_measuring().then_some(self.stage.until);
-        self.pending.iter().map(|it| it.until).chain(stage).min()
+        let back_by = self.back_by.filter(|_| self.is_forward());
+        self.pending.iter().map(|it| it.until).chain(stage).chain(back_by).min()
     }
 }
 

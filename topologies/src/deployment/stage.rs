@@ -47,8 +47,6 @@ pub(super) struct Stage {
     pub(super) latency: Pair,
     /// Latency of the new version in this stage, for people.
     pub(super) latency_new: Histogram,
-    /// Failures of the old version that no differing answer has been put down to yet.
-    excuses: u64,
     /// Outcomes of a block whose other side has not been seen yet.
     failure_open: Pair,
     latency_open: Pair,
@@ -74,6 +72,8 @@ pub(super) struct Stage {
 pub(super) struct Totals {
     pub(super) shadow_n: u64,
     pub(super) shadow_differ: u64,
+    /// Mirrored answers that were errors, compared or not.
+    pub(super) shadow_errors: u64,
     pub(super) canary_n: u64,
     pub(super) canary_errors: u64,
     pub(super) baseline_n: u64,
@@ -168,16 +168,11 @@ impl Stage {
         }
     }
 
-    /// An answer differs when the new version fails, and also when the old one does: each failure
-    /// of the old one excuses one difference. So `k_new` never exceeds what the new one did wrong.
-    fn failure_of(&mut self, measured: &Measured) -> Pair {
+    /// The proxy compares only where the old version did not fail, so a difference is what the
+    /// new one did, or what the service does to itself ([`super::words::refuted`] says which).
+    fn failure_of(&self, measured: &Measured) -> Pair {
         let (n_new, k_new) = match self.sort {
-            Sort::Baseline | Sort::Shadow => {
-                self.excuses += measured.old.errors;
-                let excused = self.excuses.min(measured.differ);
-                self.excuses -= excused;
-                (measured.compared, measured.differ - excused)
-            }
+            Sort::Baseline | Sort::Shadow => (measured.compared, measured.differ),
             Sort::Canary | Sort::Verify => (measured.new.requests, measured.new.errors),
         };
         Pair { n_new, k_new, n_old: measured.old.requests, k_old: measured.old.errors }
@@ -268,6 +263,7 @@ impl Totals {
     fn add(&mut self, measured: &Measured) {
         self.shadow_n += measured.compared;
         self.shadow_differ += measured.differ;
+        self.shadow_errors += measured.shadow.errors;
         self.canary_n += measured.new.requests;
         self.canary_errors += measured.new.errors;
         self.baseline_n += measured.old.requests;

@@ -28,6 +28,8 @@ const ROUTE_ANSWER_MS: u64 = 15_000;
 const ROLLBACK_ANSWER_MS: u64 = 20_000;
 /// Tries after which a rollback is handed to people.
 const ROLLBACKS_MAX: u32 = 5;
+/// Part of a permission that is kept for the way back: every try, and their ticks.
+const WAY_BACK: Ns = Ns::from_ms(ROLLBACK_ANSWER_MS * (ROLLBACKS_MAX as u64 + 1));
 
 /// A rollout in the hands of the fold.
 pub(super) struct Turn<'a, 'b> {
@@ -328,6 +330,22 @@ impl<'a, 'b> Turn<'a, 'b> {
         let host = self.rollout.host.clone();
         self.said.push(Output::new(host, request).with_priority(priority));
     }
+}
+
+/// How long a rollout may take at most when every stage uses up its time: what a permission
+/// for one has to cover.
+pub fn longest(profile: &Profile) -> Ns {
+    let answers = 2 * SLOW_ANSWER_MS + ROUTE_ANSWER_MS * (2 + rings(profile).len() as u64);
+    let shadow = 2 * profile.shadow_timeout_ms;
+    let canaries = 2 * profile.ring_timeout_ms * (rings(profile).len() as u64 - 1);
+    let checks = profile.promotion_check_ms * u64::from(profile.promotion_checks);
+    Ns::from_ms(answers + shadow + canaries + checks) + WAY_BACK
+}
+
+/// When a rollout must turn back that begins at `now` and is permitted until `until`.
+pub(super) fn back_by(now: Ns, until: Ns) -> Ns {
+    let permitted = until.since(now);
+    until - Ns((permitted.0 / 2).min(WAY_BACK.0))
 }
 
 /// Rings of a profile; the last is always the whole.

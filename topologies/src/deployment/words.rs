@@ -24,6 +24,7 @@ pub(super) fn deltas(rollout: &Rollout) -> BTreeMap<String, f64> {
     if totals.shadow_n > 0 {
         put("shadow_n", totals.shadow_n as f64);
         put("shadow_differ", totals.shadow_differ as f64);
+        put("shadow_errors", totals.shadow_errors as f64);
     }
     if totals.canary_n > 0 {
         put("canary_n", totals.canary_n as f64);
@@ -95,8 +96,14 @@ pub(super) fn refuted(rollout: &Rollout, signal: Signal, profile: &Profile) -> S
         Signal::Failure => "more failures",
         Signal::Latency => "more slow answers",
     };
+    let is_error_free = rollout.stage.sort == Sort::Shadow && rollout.totals.shadow_errors == 0;
+    let doubt = if is_error_free && signal == Signal::Failure {
+        "; none of them is an error, so see whether its answers hold the time or a random id"
+    } else {
+        ""
+    };
     format!(
-        "{}: {what} than allowed, with evidence {} past the bound of {}",
+        "{}: {what} than allowed, with evidence {} past the bound of {}{doubt}",
         measured(rollout),
         figure(rollout.gate.evidence()),
         figure(bound(profile.rollout_alpha))

@@ -16,6 +16,7 @@ use crate::profile::Profile;
 #[test]
 fn rings_5_25_50_100() {
     let mut world = World::new(3, &Profile { window_hours: None, ..Profile::production() }, SAME);
+    world.requests_per_s = 100;
     assert_eq!(world.rolled_out("1.1.0").outcome, L3Outcome::Promoted);
     let rings: Vec<(String, u32)> =
         world.phases().into_iter().filter(|it| it.1 > 0).map(|it| (it.0, it.1)).collect();
@@ -125,7 +126,8 @@ fn a_candidate_that_games_the_shadow_is_rolled_back_within_60s() {
         [|_| 0.2, |pct| if pct < 50 { 0.0 } else { 0.2 }, |pct| if pct < 100 { 0.0 } else { 0.2 }];
     for fails in when_live {
         for seed in 1..=n {
-            let mut world = World::local(seed, Behaviour { shadow_fails: 0.0, fails, slow: 0.0 });
+            let mut world =
+                World::local(seed, Behaviour { shadow_fails: 0.0, fails, slow: 0.0, noise: 0.0 });
             let end = world.rolled_out("1.1.0");
             assert_eq!(end.outcome, L3Outcome::RolledBack, "seed {seed}: {end:?}");
             let phases = world.phases();

@@ -58,8 +58,8 @@ fn a_bad_release_is_found_within_seconds() {
     let mut shadow_17 = f64::INFINITY;
     let at_17: fn(u32) -> f64 = |_| 0.17;
     for (share, fails) in [(0.05, (|_| 0.05) as _), (0.17, at_17), (0.60, |_| 0.60)] {
-        let everywhere = Behaviour { shadow_fails: share, fails, slow: 0.0 };
-        let live_only = Behaviour { shadow_fails: BASELINE_FAILS, fails, slow: 0.0 };
+        let everywhere = Behaviour { shadow_fails: share, fails, slow: 0.0, noise: 0.0 };
+        let live_only = Behaviour { shadow_fails: BASELINE_FAILS, fails, slow: 0.0, noise: 0.0 };
         let shadow = told(n, "shadow", &format!("{share} fail"), everywhere);
         told(n, "canary", &format!("{share} fail"), live_only);
         if share > 0.1 && share < 0.2 {

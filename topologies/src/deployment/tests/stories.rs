@@ -35,11 +35,11 @@ fn a_good_release_is_promoted_ring_by_ring() {
                 1.500 runner.request         h            apply_patch:route/shop/shadow local://releases/shop/1.1.0
                 1.750 deploy.state           shop         1.1.0 shadow 0 % in blue: 1.1.0 answers copies of safe requests and nobody sees its answers
                 2.500 runner.request         h            apply_patch:route/shop/canary/10 local://releases/shop/1.1.0
-                2.750 deploy.state           shop         1.1.0 canary 10 % in blue: 0 of 38 mirrored answers of 1.1.0 differ from 1.0.0's (0.0 %): 1.1.0 serves 10 % of requests
+                2.750 deploy.state           shop         1.1.0 canary 10 % in blue: 0 of 32 mirrored answers of 1.1.0 differ from 1.0.0's (0.0 %): 1.1.0 serves 10 % of requests
                11.750 runner.request         h            apply_patch:route/shop/canary/50 local://releases/shop/1.1.0
-               12.000 deploy.state           shop         1.1.0 canary 50 % in blue: 1 of 41 answers of 1.1.0 failed (2.4 %), 2 of 421 of 1.0.0 (0.5 %): 1.1.0 serves 50 % of requests
+               12.000 deploy.state           shop         1.1.0 canary 50 % in blue: 1 of 42 answers of 1.1.0 failed (2.4 %), 2 of 420 of 1.0.0 (0.5 %): 1.1.0 serves 50 % of requests
                13.250 runner.request         h            apply_patch:route/shop/canary/100 local://releases/shop/1.1.0
-               13.500 deploy.state           shop         1.1.0 verify 100 % in blue: 0 of 35 answers of 1.1.0 failed (0.0 %), 0 of 40 of 1.0.0 (0.0 %): 1.1.0 serves all requests and is checked, 1.0.0 stays ready
+               13.500 deploy.state           shop         1.1.0 verify 100 % in blue: 0 of 34 answers of 1.1.0 failed (0.0 %), 0 of 41 of 1.0.0 (0.0 %): 1.1.0 serves all requests and is checked, 1.0.0 stays ready
                15.500 runner.request         h            apply_patch:commit/shop local://releases/shop/1.1.0
                15.750 deploy.state           shop         1.1.0 commit 100 % in blue: 0 of 113 answers of 1.1.0 failed (0.0 %) while it served alone; 3 checks in a row were green: 1.1.0 is committed
                15.750 l3.execution.result    afab09f1-b5d1-84b4-b987-60f81e30ac2a promoted: 0 of 113 answers of 1.1.0 failed (0.0 %) while it served alone; 3 checks in a row were green: 1.1.0 is committed
@@ -49,7 +49,7 @@ fn a_good_release_is_promoted_ring_by_ring() {
 
 #[test]
 fn a_bad_release_is_rolled_back_from_the_shadow() {
-    let bad = Behaviour { shadow_fails: 0.17, fails: |_| 0.6, slow: 0.0 };
+    let bad = Behaviour { shadow_fails: 0.17, fails: |_| 0.6, slow: 0.0, noise: 0.0 };
     story(
         World::local(2, bad),
         &expect![[r#"
@@ -65,17 +65,17 @@ fn a_bad_release_is_rolled_back_from_the_shadow() {
                 1.250 runner.request         h            apply_patch:shop local://releases/shop/1.1.0
                 1.500 runner.request         h            apply_patch:route/shop/shadow local://releases/shop/1.1.0
                 1.750 deploy.state           shop         1.1.0 shadow 0 % in blue: 1.1.0 answers copies of safe requests and nobody sees its answers
-                5.250 deploy.state           shop         1.1.0 rollback 0 % in blue: 17 of 131 mirrored answers of 1.1.0 differ from 1.0.0's (13.0 %): more failures than allowed, with evidence 476 past the bound of 111; 1.0.0 is put back
-                5.250 runner.request         h            rollback:shop local://releases/shop/1.0.0
-                5.500 deploy.state           shop         1.1.0 rolled_back 0 % in blue: 1.0.0 serves alone again 250 ms after the decision: the digest that runs is the one that ran before, and its probe passed; 1.1.0 is barred until a person clears it
-                5.500 l3.execution.result    afab09f1-b5d1-84b4-b987-60f81e30ac2a rolled_back: 17 of 131 mirrored answers of 1.1.0 differ from 1.0.0's (13.0 %): more failures than allowed, with evidence 476 past the bound of 111
+                4.000 deploy.state           shop         1.1.0 rollback 0 % in blue: 11 of 85 mirrored answers of 1.1.0 differ from 1.0.0's (12.9 %): more failures than allowed, with evidence 180 past the bound of 111; 1.0.0 is put back
+                4.000 runner.request         h            rollback:shop local://releases/shop/1.0.0
+                4.250 deploy.state           shop         1.1.0 rolled_back 0 % in blue: 1.0.0 serves alone again 250 ms after the decision: the digest that runs is the one that ran before, and its probe passed; 1.1.0 is barred until a person clears it
+                4.250 l3.execution.result    afab09f1-b5d1-84b4-b987-60f81e30ac2a rolled_back: 11 of 85 mirrored answers of 1.1.0 differ from 1.0.0's (12.9 %): more failures than allowed, with evidence 180 past the bound of 111
         "#]],
     );
 }
 
 #[test]
 fn a_release_that_is_bad_only_when_live_is_rolled_back_from_the_first_ring() {
-    let sly = Behaviour { shadow_fails: BASELINE_FAILS, fails: |_| 0.6, slow: 0.0 };
+    let sly = Behaviour { shadow_fails: BASELINE_FAILS, fails: |_| 0.6, slow: 0.0, noise: 0.0 };
     story(
         World::local(3, sly),
         &expect![[r#"
@@ -92,11 +92,11 @@ fn a_release_that_is_bad_only_when_live_is_rolled_back_from_the_first_ring() {
                 1.500 runner.request         h            apply_patch:route/shop/shadow local://releases/shop/1.1.0
                 1.750 deploy.state           shop         1.1.0 shadow 0 % in blue: 1.1.0 answers copies of safe requests and nobody sees its answers
                 2.500 runner.request         h            apply_patch:route/shop/canary/10 local://releases/shop/1.1.0
-                2.750 deploy.state           shop         1.1.0 canary 10 % in blue: 0 of 37 mirrored answers of 1.1.0 differ from 1.0.0's (0.0 %): 1.1.0 serves 10 % of requests
-                5.500 deploy.state           shop         1.1.0 rollback 10 % in blue: 7 of 20 answers of 1.1.0 failed (35.0 %), 1 of 130 of 1.0.0 (0.8 %): more failures than allowed, with evidence 725 past the bound of 111; 1.0.0 is put back
+                2.750 deploy.state           shop         1.1.0 canary 10 % in blue: 0 of 35 mirrored answers of 1.1.0 differ from 1.0.0's (0.0 %): 1.1.0 serves 10 % of requests
+                5.500 deploy.state           shop         1.1.0 rollback 10 % in blue: 8 of 20 answers of 1.1.0 failed (40.0 %), 1 of 130 of 1.0.0 (0.8 %): more failures than allowed, with evidence 3385 past the bound of 111; 1.0.0 is put back
                 5.500 runner.request         h            rollback:shop local://releases/shop/1.0.0
                 5.750 deploy.state           shop         1.1.0 rolled_back 0 % in blue: 1.0.0 serves alone again 250 ms after the decision: the digest that runs is the one that ran before, and its probe passed; 1.1.0 is barred until a person clears it
-                5.750 l3.execution.result    afab09f1-b5d1-84b4-b987-60f81e30ac2a rolled_back: 7 of 20 answers of 1.1.0 failed (35.0 %), 1 of 130 of 1.0.0 (0.8 %): more failures than allowed, with evidence 725 past the bound of 111
+                5.750 l3.execution.result    afab09f1-b5d1-84b4-b987-60f81e30ac2a rolled_back: 8 of 20 answers of 1.1.0 failed (40.0 %), 1 of 130 of 1.0.0 (0.8 %): more failures than allowed, with evidence 3385 past the bound of 111
         "#]],
     );
 }
@@ -133,7 +133,7 @@ fn no_data_in_the_shadow_extends_it_once_and_then_rolls_back() {
 fn a_slow_release_is_rolled_back() {
     let end = World::local(5, Behaviour { slow: 0.9, ..SAME }).rolled_out("1.1.0");
     assert_eq!(end.outcome, L3Outcome::RolledBack);
-    expect!["0 of 20 mirrored answers of 1.1.0 differ from 1.0.0's (0.0 %); 9 of 10 took longer than 20 ms: more slow answers than allowed, with evidence 1094 past the bound of 111"].assert_eq(&end.reason.unwrap_or_default());
+    expect!["0 of 19 mirrored answers of 1.1.0 differ from 1.0.0's (0.0 %); 11 of 11 took longer than 20 ms: more slow answers than allowed, with evidence 7815 past the bound of 111"].assert_eq(&end.reason.unwrap_or_default());
     assert!(end.shadow_deltas["p95_ms"] > 100.0);
 }
 
@@ -159,7 +159,7 @@ fn a_freeze_in_the_middle_returns_to_the_last_good_slot() {
             0.750 runner.request         h            apply_patch:route/shop/shadow local://releases/shop/1.1.0
             1.000 deploy.state           shop         1.1.0 shadow 0 % in blue: 1.1.0 answers copies of safe requests and nobody sees its answers
             1.750 runner.request         h            apply_patch:route/shop/canary/10 local://releases/shop/1.1.0
-            2.000 deploy.state           shop         1.1.0 canary 10 % in blue: 0 of 34 mirrored answers of 1.1.0 differ from 1.0.0's (0.0 %): 1.1.0 serves 10 % of requests
+            2.000 deploy.state           shop         1.1.0 canary 10 % in blue: 0 of 36 mirrored answers of 1.1.0 differ from 1.0.0's (0.0 %): 1.1.0 serves 10 % of requests
             2.000 freeze.command         deployment   freeze by ann: something smells
             2.000 mode.changed           deployment   normal → frozen epoch 2: frozen by ann (SINGLE-SIGNER): something smells
             2.000 deploy.state           shop         1.1.0 rollback 10 % in blue: the mode is frozen (frozen by ann (SINGLE-SIGNER): something smells); 1.0.0 is put back

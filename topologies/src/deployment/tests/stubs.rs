@@ -7,7 +7,8 @@ use schemas::event::{
 use schemas::{Event, Kind, Uuid};
 
 use super::world::GOOD;
-use crate::deployment::proposal_id;
+use crate::config;
+use crate::deployment::{longest, proposal_id};
 use crate::fold::{Folded, Output, Processor, View};
 
 /// Approves every release, as governance does after an operator's signature.
@@ -18,7 +19,7 @@ pub(super) const GOVERNANCE: Processor = Processor {
     step: approve,
 };
 
-fn approve(_: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
+fn approve(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     let Event::ReleaseRequested(request) = entry.event else { return Vec::new() };
     let proposal_id = proposal_id(request, entry.envelope.seq);
     let decision = GovernanceDecision {
@@ -33,8 +34,8 @@ fn approve(_: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
         compliance_score: 1.0,
         cache_used: false,
         ratified_by: None,
-        expires_at: None,
-        plan_digest: None,
+        expires_at: Some(entry.now() + longest(&config::profile(view))),
+        plan_digest: Some(request.digest.clone()),
     };
     vec![Output::new(proposal_id.to_string(), decision)]
 }

@@ -26,15 +26,18 @@ pub(super) struct Behaviour {
     pub(super) fails: fn(u32) -> f64,
     /// Share of answers that take half a second.
     pub(super) slow: f64,
+    /// Share of answers that differ from any other answer without being errors.
+    pub(super) noise: f64,
 }
 
 pub(super) const BASELINE_FAILS: f64 = 0.004;
 /// Fails as often as the old version.
 pub(super) const SAME: Behaviour =
-    Behaviour { shadow_fails: BASELINE_FAILS, fails: |_| BASELINE_FAILS, slow: 0.0 };
+    Behaviour { shadow_fails: BASELINE_FAILS, fails: |_| BASELINE_FAILS, slow: 0.0, noise: 0.0 };
 
 /// Fails everywhere, half of the time.
-pub(super) const BAD: Behaviour = Behaviour { shadow_fails: 0.5, fails: |_| 0.5, slow: 0.0 };
+pub(super) const BAD: Behaviour =
+    Behaviour { shadow_fails: 0.5, fails: |_| 0.5, slow: 0.0, noise: 0.0 };
 
 #[derive(Default)]
 pub(super) struct Rows(BTreeMap<Series, f64>);

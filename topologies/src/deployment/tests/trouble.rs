@@ -5,13 +5,16 @@
 use schemas::event::{APPROVAL_DOMAIN, ApprovalGiven, ApprovalVerdict, DeployPhase, L3Outcome};
 use schemas::signature::signature_text;
 use schemas::{Event, Kind, Ns};
+use serde_json::json;
 
 use super::stubs::burning;
-use super::traffic::{BAD, SAME};
+use super::traffic::{BAD, Behaviour, SAME};
 use super::world::{Answer, GOOD, NEXT, World};
 use crate::deployment::{
     NAME, committed, denial_id, judge, releases, rollout, running, was_committed,
 };
+
+use crate::profile::Profile;
 
 /// Whatever the runner does at whatever step, the service ends with what it had, and no end is
 /// called a success.
@@ -119,6 +122,35 @@ fn what_a_processor_says_counts_only_from_that_processor() {
     assert!(world.bench.input("ann", "shop", forged).is_empty());
     let decided = world.bench.of_kind(Kind::GovernanceDecision)[0].event.clone();
     assert!(world.bench.input("ann", "shop", decided).is_empty());
+}
+
+/// A service whose answers hold the time of day differs from itself, and is told so.
+#[test]
+fn answers_that_differ_without_an_error_are_named() {
+    let noisy = Behaviour { shadow_fails: 0.0, noise: 1.0, ..SAME };
+    let end = World::local(1, noisy).rolled_out("1.1.0");
+    assert_eq!(end.outcome, L3Outcome::RolledBack);
+    let reason = World::reason(&end);
+    assert!(reason.ends_with("see whether its answers hold the time or a random id"), "{reason}");
+}
+
+/// The runner refuses what a decision that has expired allowed, a rollback too.
+#[test]
+fn it_turns_back_while_its_permission_lasts() {
+    let mut world = World::local(1, SAME);
+    world.configure("profile", &json!(Profile { ring_timeout_ms: 60_000, ..Profile::local() }));
+    world.step();
+    world.release("1.1.0");
+    world.until("canary");
+    world.requests_per_s = 0;
+    world.configure("profile", &json!(Profile { ring_timeout_ms: 9_000_000, ..Profile::local() }));
+    world.bench.advance(1_000);
+    let end = world.until_ended(4_000_000).unwrap();
+    assert_eq!(World::reason(&end), "the permission for this rollout ends before it is done");
+    assert_eq!(end.outcome, L3Outcome::RolledBack);
+    let decided = world.bench.of_kind(Kind::GovernanceDecision);
+    let Event::GovernanceDecision(decision) = &decided[0].event else { unreachable!() };
+    assert!(world.bench.now() < decision.expires_at.unwrap());
 }
 
 #[test]

@@ -336,11 +336,12 @@ impl World {
                 continue;
             }
             let old_failed = self.answer(&mut rows, old, "live", BASELINE_FAILS, 0.0);
-            if self.mirrors && self.chance.hits(0.7) {
-                let Behaviour { shadow_fails, slow, .. } = self.behaviour;
+            // Where the old version failed there is nothing to compare with.
+            if self.mirrors && !old_failed && self.chance.hits(0.7) {
+                let Behaviour { shadow_fails, slow, noise, .. } = self.behaviour;
                 let new_failed = self.answer(&mut rows, self.slot, "shadow", shadow_fails, slow);
                 rows.add("shadow_compared", self.slot, "shadow", "", 1.0);
-                let differs = f64::from(u8::from(old_failed != new_failed));
+                let differs = f64::from(u8::from(new_failed || self.chance.hits(noise)));
                 rows.add("shadow_differ", self.slot, "shadow", "", differs);
             }
         }
