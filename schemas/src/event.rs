@@ -141,7 +141,7 @@ events! {
     13 ReleaseRequested "release.requested" 1 Control "An operator wants a release rolled out."
     20 SloAnomalyDetected "slo.anomaly.detected" 1 Control "A signal left its objective."
     21 RcaHypothesis "rca.hypothesis" 1 Control "A cause, with confidence and evidence."
-    30 HealTriggerEvaluated "heal.trigger.evaluated" 1 Control "A trigger was evaluated, fired or not."
+    30 HealTriggerEvaluated "heal.trigger.evaluated" 1 Control "A trigger was evaluated."
     31 HealEscalated "heal.escalated" 1 Control "Handed to people, with what was tried."
     32 RemediationProposed "remediation.proposed" 1 Control "A repair was proposed."
     40 VoteCast "vote.cast" 1 Control "A voter's verdict on a proposal."
