@@ -6,7 +6,7 @@
 use schemas::Ns;
 use schemas::event::{Health, Signal};
 
-use super::health::{Phase, ServiceHealth, Sustained};
+use super::health::{Phase, ServiceHealth, SignalHealth, Sustained};
 use super::window::Window;
 use crate::profile::Profile;
 use crate::stats::{Answer, latency_exceeds};
@@ -70,7 +70,7 @@ fn find(
 ) -> Option<Finding> {
     let signal = &health.signals[index];
     match signal.signal {
-        Signal::Heartbeat => heartbeat(health, signal.colour, profile),
+        Signal::Heartbeat => heartbeat(health, signal, profile),
         Signal::ErrorRate => error_rate(window, signal.colour, profile),
         Signal::ApiP95Ms => latency(window, signal.colour, profile),
         Signal::CpuLoad => sustained(health.cpu, now, (0.80, 0.90)),
@@ -81,21 +81,20 @@ fn find(
 
 /// Probes, the process, its start and its environment. Red needs misses in a row, and so does
 /// the way back: as many passes as a repair is validated by.
-fn heartbeat(health: &ServiceHealth, before: Health, profile: &Profile) -> Option<Finding> {
+fn heartbeat(health: &ServiceHealth, signal: &SignalHealth, profile: &Profile) -> Option<Finding> {
     let is_drifted = health.env_ok.is_some_and(|it| !it.holds && it.since < it.at);
     let is_down = health.downs >= DOWNS_RED;
     let has_ended = is_down || (health.downs > 0 && health.start_failed.is_some());
     let passes = health.passes.len() as u32;
-    let is_back = passes >= profile.validation_passes;
-    let was_good = matches!(before, Health::Green | Health::Amber);
+    let passes_needed = if signal.known == Health::Red { profile.validation_passes } else { 1 };
     let colour = if has_ended || health.misses >= profile.probe_misses_red {
         Health::Red
-    } else if is_back || (was_good && passes > 0) {
+    } else if passes >= passes_needed.max(1) {
         if is_drifted { Health::Amber } else { Health::Green }
-    } else if before == Health::Unknown {
+    } else if signal.colour == Health::Unknown {
         return None;
     } else {
-        before
+        signal.colour
     };
     let misses = health.misses.max(health.downs);
     Some(Finding {

@@ -13,6 +13,8 @@ const START_GRACE: Ns = Ns::from_s(2);
 /// A sample whose time lies further ahead of the last tick is dated with the tick: its host's
 /// clock is wrong. Ticks themselves may be 5 s old while nothing happens.
 const AHEAD_MAX: Ns = Ns::from_s(10);
+/// No interval holds more answers than this; a larger number is a mistake or a lie.
+const COUNT_MAX: f64 = 1e9;
 /// Shares of CPU and memory above which time begins to count: amber, red (spec 20 §2).
 const CPU: (f64, f64) = (0.80, 0.90);
 const MEMORY: (f64, f64) = (0.80, 0.95);
@@ -76,6 +78,10 @@ pub(super) fn take(
 ) {
     for point in points {
         let at = if point.at > now + AHEAD_MAX { now } else { point.at };
+        if now.since(at) > Ns::from_ms(profile.stale_after_ms) {
+            // Nothing is healed on what was true a while ago, however late it comes.
+            continue;
+        }
         health.seen_at = health.seen_at.max(at.min(now));
         take_one(health, window, point, at, now, profile);
     }
@@ -90,7 +96,7 @@ fn take_one(
     profile: &Profile,
 ) {
     let holds = point.value >= 0.5;
-    let count = point.value.max(0.0) as u64;
+    let count = point.value.clamp(0.0, COUNT_MAX) as u64;
     // A probe or a count is of the time when it was measured, and never later than the tick.
     let seen = at.min(now);
     match &point.meaning {
