@@ -14,7 +14,7 @@ use schemas::envelope::reference;
 use schemas::link::election;
 use schemas::signature::{PublicKey, SIGNATURE_BYTES};
 use schemas::wire::Reader;
-use schemas::{Batch, Entry, Event, Hash, Head, Header, link};
+use schemas::{Batch, Entry, Event, Hash, Head, Header, Skip, link};
 use thiserror::Error;
 
 use crate::epoch::EpochKey;
@@ -199,7 +199,7 @@ impl<'a> ChainVerifier<'a> {
             Batch::decode(record).map_err(|damage| damage.error.to_string()).and_then(|batch| {
                 match link(&self.head, &batch) {
                     Ok(head) => Ok((batch, head)),
-                    Err(skip) => Err(format!("it does not link: {skip:?}").to_lowercase()),
+                    Err(skip) => Err(words(skip).to_owned()),
                 }
             });
         let (batch, head) = linked.map_err(|why| self.locate(bytes, why))?;
@@ -244,14 +244,14 @@ impl<'a> ChainVerifier<'a> {
             Ok(parts) => parts,
             Err(error) => return at_batch(error.to_string()),
         };
-        if let Some(why) = self.header_fault(&parts.header) {
-            return at_batch(why);
+        if let Some(skip) = self.header_fault(&parts.header) {
+            return at_batch(words(skip).to_owned());
         }
         let (first, fault) = self.walk(&mut reader, &parts.header);
         if let Some(key) = self.header_key(&parts.header, first.as_ref())
             && !key.verify(HEADER_DOMAIN, parts.bytes, &parts.signature)
         {
-            return at_batch("its header is not what its epoch signed".to_owned());
+            return at_batch(words(Skip::Signature).to_owned());
         }
         match fault {
             Some((seq, why)) => Finding::at_entry(partition, seq, why),
@@ -259,21 +259,17 @@ impl<'a> ChainVerifier<'a> {
         }
     }
 
-    /// What keeps a header from following the head.
-    fn header_fault(&self, header: &Header) -> Option<String> {
+    /// What keeps a header from following the head, in the order of [`schemas::link()`].
+    fn header_fault(&self, header: &Header) -> Option<Skip> {
         let head = &self.head;
-        let continues = header.positions.continues(&head.positions);
-        if header.deployment != head.deployment || header.partition != head.partition {
-            return Some("it belongs to another deployment or partition".to_owned());
-        }
-        if header.first_seq != head.next_seq {
-            let (is, expected) = (header.first_seq, head.next_seq);
-            return Some(format!("it begins at sequence {is}, and {expected} is next"));
-        }
-        if header.prev != head.hash {
-            return Some("it does not name the batch before it".to_owned());
-        }
-        (!continues).then(|| "a position goes backwards".to_owned())
+        let faults = [
+            (header.deployment != head.deployment, Skip::Foreign),
+            (header.partition != head.partition, Skip::Foreign),
+            (header.prev != head.hash, Skip::Prev),
+            (header.first_seq != head.next_seq, Skip::Sequence),
+            (!header.positions.continues(&head.positions), Skip::Positions),
+        ];
+        faults.into_iter().find(|(broken, _)| *broken).map(|(_, skip)| skip)
     }
 
     /// The key under which a header has to be signed, as far as it can be known.
@@ -311,6 +307,20 @@ impl<'a> ChainVerifier<'a> {
             first.get_or_insert(entry);
         }
         (first, None)
+    }
+}
+
+/// What is wrong with a batch that is not in the chain.
+fn words(skip: Skip) -> &'static str {
+    match skip {
+        Skip::Foreign => "it belongs to another deployment or partition",
+        Skip::Prev => "it does not name the batch before it",
+        Skip::Sequence => "its first sequence is not the next one",
+        Skip::Positions => "a position goes backwards",
+        Skip::Epoch => "its epoch is not the current one, and it elects no next one",
+        Skip::Certificate => "its election does not chain to the deployment's root",
+        Skip::Signature => "its header is not what its epoch signed",
+        Skip::Body => "its entries are not the ones that were signed",
     }
 }
 

@@ -5,10 +5,12 @@ use ledger::{EntryProof, Error};
 use super::fixture::{Log, full};
 
 /// Valid bundles of several logs: entry, proof and the deployment they are about.
-fn bundles(n: usize) -> Vec<(Vec<u8>, EntryProof, String)> {
+fn bundles(n: usize) -> Vec<(Vec<u8>, EntryProof, (String, u32))> {
     let mut bundles = Vec::new();
     for seed in 1..=n.div_ceil(8) as u8 {
-        let mut log = Log::with(seed, 2, 1 + usize::from(seed % 5));
+        // Every other log is the second partition of the deployment before it.
+        let mut log = Log::of(seed - (seed + 1) % 2, u32::from((seed + 1) % 2));
+        (0..2).for_each(|_| log.append(1 + usize::from(seed / 2 % 5)));
         for round in 0..8 {
             if round % 3 == 2 {
                 log.elect();
@@ -16,7 +18,7 @@ fn bundles(n: usize) -> Vec<(Vec<u8>, EntryProof, String)> {
             log.append(1 + round % 3);
             let seq = log.head.next_seq * (round as u64 + 1) / 9;
             let (entry, proof) = log.prove(seq);
-            bundles.push((entry, proof, log.deployment.clone()));
+            bundles.push((entry, proof, (log.deployment.clone(), log.partition)));
         }
     }
     bundles.truncate(n);
@@ -41,30 +43,29 @@ fn every_entry_of_a_log_is_proven() {
 fn a15_no_component_of_a_valid_bundle_fits_another() {
     let bundles = bundles(if full() { 1_000 } else { 32 });
     let mut cases = 0;
-    for (own_entry, own, deployment) in &bundles {
-        own.verify(own_entry, deployment, 0).unwrap();
-        for (other_entry, other, other_deployment) in &bundles {
+    for whole in &bundles {
+        let (entry, own, about) = whole;
+        own.verify(entry, &about.0, about.1).unwrap();
+        for (other_entry, other, other_about) in &bundles {
+            let with = |change: fn(&mut EntryProof, &EntryProof)| {
+                let mut proof = own.clone();
+                change(&mut proof, other);
+                proof
+            };
+            let index = with(|own, other| own.index = other.index);
             let swaps = [
-                (other_entry, own.clone(), deployment),
-                (own_entry, EntryProof { index: other.index, ..own.clone() }, deployment),
-                (own_entry, EntryProof { size: other.size, ..own.clone() }, deployment),
-                (own_entry, EntryProof { path: other.path.clone(), ..own.clone() }, deployment),
-                (
-                    own_entry,
-                    EntryProof { checkpoint: other.checkpoint.clone(), ..own.clone() },
-                    deployment,
-                ),
-                (
-                    own_entry,
-                    EntryProof { epoch_key: other.epoch_key.clone(), ..own.clone() },
-                    deployment,
-                ),
-                (own_entry, own.clone(), other_deployment),
-                (other_entry, EntryProof { index: other.index, ..own.clone() }, deployment),
+                (other_entry, own.clone(), about),
+                (entry, index.clone(), about),
+                (other_entry, index, about),
+                (entry, with(|own, other| own.size = other.size), about),
+                (entry, with(|own, other| own.path.clone_from(&other.path)), about),
+                (entry, with(|own, other| own.checkpoint.clone_from(&other.checkpoint)), about),
+                (entry, with(|own, other| own.epoch_key.clone_from(&other.epoch_key)), about),
+                (entry, own.clone(), other_about),
             ];
             for (entry, proof, about) in swaps {
-                if (entry, &proof, about) != (own_entry, own, deployment) {
-                    proof.verify(entry, about, 0).unwrap_err();
+                if (entry, &proof, about) != (&whole.0, &whole.1, &whole.2) {
+                    proof.verify(entry, &about.0, about.1).unwrap_err();
                     cases += 1;
                 }
             }

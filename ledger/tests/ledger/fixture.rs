@@ -52,12 +52,17 @@ pub(crate) struct Log {
 impl Log {
     /// A log in which the first epoch has just begun.
     pub(crate) fn new(seed: u8) -> Self {
+        Log::of(seed, 0)
+    }
+
+    /// A partition of the deployment of `seed`, in which the first epoch has just begun.
+    pub(crate) fn of(seed: u8, partition: u32) -> Self {
         let root = KeyPair::from_seed(&[seed; 32]);
         let deployment = deployment_id("shop", &root.public());
         let mut log = Log {
-            head: Head::genesis(&deployment, 0),
+            head: Head::genesis(&deployment, partition),
             deployment,
-            partition: 0,
+            partition,
             tree: Tree::new(),
             tiles: BTreeMap::new(),
             batches: Vec::new(),
@@ -152,7 +157,7 @@ impl Log {
             wall: Ns(1_700_000_000_000_000_000 + seq),
             actor: Actor::system("engine"),
             cause,
-            correlation: (seq % 3 == 0).then(|| format!("inc-{seq:08x}")),
+            correlation: seq.is_multiple_of(3).then(|| format!("inc-{seq:08x}")),
             trace_id: None,
             priority: 5,
             ttl_ms: 0,

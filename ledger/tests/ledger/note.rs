@@ -151,6 +151,19 @@ fn a11_no_change_of_signature_lines_improves_the_verdict() {
 }
 
 #[test]
+fn snapshot_unsigned_is_not_trusted() {
+    let log = Log::with(3, 1, 3);
+    let key = log.epochs.last().unwrap();
+    let text = log.checkpoint(4).text().to_owned();
+    assert!(SignedHead::open(text.as_bytes(), key).is_err());
+    assert!(SignedHead::open(format!("{text}\n").as_bytes(), key).is_err());
+    let mut note = Note::new(&text).unwrap();
+    note.cosign("witness", &witness_pair(1), 7).unwrap();
+    let name = format!("{}/0/1", log.deployment);
+    assert_eq!(SignedHead::open(&note.encode(), key), Err(Error::Unsigned(name)));
+}
+
+#[test]
 fn a_key_text_binds_name_algorithm_and_key() {
     let key = NoteKey::new("a/b", Algorithm::Cosignature, witness_pair(1).public()).unwrap();
     let text = key.to_text();
