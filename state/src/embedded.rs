@@ -181,7 +181,8 @@ impl Log for EmbeddedLog {
             let bytes = record.len();
             return Err(LogError::TooLarge { bytes, bytes_max: RECORD_BYTES_MAX });
         }
-        let mut write = WriteBatch::default();
+        // Copied once and not grown: a batch is most of a megabyte.
+        let mut write = WriteBatch::with_capacity_bytes(record.len() + 4096);
         write.put_cf(self.tables.family(JOURNAL), first_seq.to_be_bytes(), &record);
         write.put_cf(self.tables.family(META), KEY_HEAD, encode_tail(&next));
         self.fold_in(&mut write, next.head.next_seq, changes);

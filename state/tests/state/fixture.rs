@@ -2,7 +2,7 @@
 
 use schemas::envelope::Redaction;
 use schemas::event::OwnerElected;
-use schemas::signature::{EpochClaim, KeyPair, certify_node, deployment_id};
+use schemas::signature::{EpochClaim, KeyPair, PublicKey, certify_node, deployment_id};
 use schemas::{
     Actor, Batch, Cause, Entry, Envelope, Event, Hash, Head, Header, Kind, Ns, Positions, link,
 };
@@ -28,6 +28,11 @@ impl Author {
             epoch: KeyPair::from_seed(&[name + 3; 32]),
             name,
         }
+    }
+
+    /// The key of every epoch that this author opens.
+    pub(crate) fn key(&self) -> PublicKey {
+        self.epoch.public()
     }
 
     /// The batch that makes this author owner.

@@ -3,4 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod contract;
+mod damage;
 mod fixture;
+mod head_record;
+mod keyed;
+mod memory;

@@ -1,0 +1,116 @@
+//! Two writers on one chain, and the faults that simulation plans.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use schemas::{Head, link};
+use state::memory::{Fault, MemoryLog};
+use state::{Append, Changes, Log, LogError, Store};
+
+use crate::fixture::{Author, chain, deployment};
+
+fn put(value: u8) -> Changes {
+    Changes::new(vec![(b"key".to_vec(), Some(vec![value]))])
+}
+
+/// A chain that has an owner.
+fn elected() -> (MemoryLog, Author, Head) {
+    let log = MemoryLog::new(&deployment(), 0);
+    let author = Author::new(0);
+    let genesis = log.head().unwrap();
+    log.append(&genesis, &author.elect(&genesis), &Changes::default()).unwrap();
+    let head = log.head().unwrap();
+    (log, author, head)
+}
+
+/// Spec 95, A07 on a log that lets two processes in: however their appends race, everybody
+/// reads one history, each batch of it was answered `Appended` to its author, and nothing that
+/// was answered is missing.
+#[test]
+fn a07_writers_that_race_make_one_history() {
+    let shared = MemoryLog::new(&deployment(), 0);
+    let appended = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for name in 0..6 {
+            let log = shared.beside();
+            let appended = &appended;
+            scope.spawn(move || {
+                let author = Author::new(name);
+                for _ in 0..150 {
+                    let head = log.head().unwrap();
+                    let ours = head.epoch_key == Some(author.key());
+                    let batch = if ours { author.batch(&head, 2, 8) } else { author.elect(&head) };
+                    match log.append(&head, &batch, &put(name)).unwrap() {
+                        Append::Appended(after) => {
+                            assert_eq!(after.hash, batch.hash());
+                            appended.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Append::Lost(moved) => assert_ne!(moved, head),
+                    }
+                }
+            });
+        }
+    });
+    let histories: Vec<_> = (0..6).map(|_| shared.beside().read(0, usize::MAX).unwrap()).collect();
+    let mut head = Head::genesis(&deployment(), 0);
+    for batch in &histories[0] {
+        head = link(&head, batch).unwrap();
+    }
+    assert_eq!(head, shared.head().unwrap());
+    assert!(histories.iter().all(|it| *it == histories[0]));
+    assert_eq!(histories[0].len(), appended.into_inner());
+}
+
+#[test]
+fn each_fault_leaves_what_its_name_says_and_a_retry_ends_the_same() {
+    // Fault, entries in the chain, position of the store.
+    let table = [(Fault::NotPersisted, 1, 1), (Fault::Unanswered, 2, 1), (Fault::Committed, 2, 2)];
+    for (fault, entries, position) in table {
+        let (log, author, head) = elected();
+        let batch = author.batch(&head, 1, 8);
+        log.plan([Some(fault)]);
+        let answer = log.append(&head, &batch, &put(1));
+        assert!(matches!(answer, Err(LogError::Unanswered { .. })), "{fault:?}: {answer:?}");
+        let found = (log.head().unwrap().next_seq, log.position().unwrap());
+        assert_eq!(found, (entries, position), "{fault:?}");
+        let answer = log.append(&head, &batch, &put(1)).unwrap();
+        let after = link(&head, &batch).unwrap();
+        assert_eq!(answer, Append::Appended(after), "{fault:?}, sent again");
+        assert_eq!(log.position().unwrap(), 2, "{fault:?}, sent again");
+        assert_eq!(log.get(b"key").unwrap(), Some(vec![1]), "{fault:?}, sent again");
+    }
+}
+
+#[test]
+fn an_append_that_is_overtaken_is_lost_and_nothing_is_written() {
+    let (log, author, head) = elected();
+    log.plan([None, Some(Fault::Overtaken)]);
+    log.append(&head, &author.batch(&head, 1, 8), &put(1)).unwrap();
+    let head = log.head().unwrap();
+    let answer = log.append(&head, &author.batch(&head, 1, 8), &put(2)).unwrap();
+    assert_eq!(answer, Append::Lost(head.clone()));
+    assert_eq!(log.head().unwrap(), head);
+    assert_eq!(log.get(b"key").unwrap(), Some(vec![1]));
+}
+
+#[test]
+fn a_handle_beside_shares_the_chain_and_not_the_store() {
+    let (log, author, head) = elected();
+    let beside = Arc::new(log.beside());
+    log.append(&head, &author.batch(&head, 1, 8), &put(1)).unwrap();
+    assert_eq!(beside.head().unwrap(), log.head().unwrap());
+    assert_eq!(beside.position().unwrap(), 0);
+    assert_eq!(beside.get(b"key").unwrap(), None);
+}
+
+#[test]
+fn a_damaged_payload_is_found_at_its_entry() {
+    let log = MemoryLog::new(&deployment(), 0);
+    for batch in chain(&Author::new(0), 3) {
+        log.append(&log.head().unwrap(), &batch, &Changes::default()).unwrap();
+    }
+    log.damage(4);
+    let error = log.read(0, usize::MAX).unwrap_err();
+    assert_eq!(error.damage().and_then(|it| it.position), Some(4), "{error}");
+    assert_eq!(log.read(5, usize::MAX).unwrap().len(), 1, "what lies behind it can be read");
+}
