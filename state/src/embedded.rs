@@ -21,6 +21,7 @@ mod lock;
 mod options;
 mod reader;
 mod tables;
+mod wal;
 
 pub use reader::Reader;
 pub use tables::Quarantined;

@@ -150,6 +150,9 @@ pub(crate) const REPAIR_STATE: &str =
 /// What repairs what only the journal holds.
 pub(crate) const REPAIR_JOURNAL: &str = "entries before it are intact, `healwright repair \
      journal --from BUNDLE` puts back what an export holds";
+/// What repairs a directory whose files cannot be opened.
+pub(crate) const REPAIR_DATABASE: &str = "nothing was changed, `healwright repair journal \
+     --from BUNDLE` makes the directory anew from an export";
 /// What repairs telemetry: what was sealed stays provable, what it derived is recorded.
 pub(crate) const REPAIR_TELEMETRY: &str = "no journaled entry is lost, `healwright repair \
      telemetry` drops the damaged range and records the gap";

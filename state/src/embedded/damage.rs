@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use rocksdb::{DB, Error, ErrorKind};
 
 use super::options::{JOURNAL, STATE, TELEMETRY};
+use super::wal;
 use crate::LogError;
-use crate::error::{Damage, REPAIR_JOURNAL, REPAIR_STATE, REPAIR_TELEMETRY};
+use crate::error::{Damage, REPAIR_DATABASE, REPAIR_JOURNAL, REPAIR_STATE, REPAIR_TELEMETRY};
 
 /// What was being read or written when an error came.
 #[derive(Clone, Copy)]
@@ -42,7 +43,8 @@ impl Place<'_> {
         let sentence = match self.family {
             STATE => REPAIR_STATE,
             TELEMETRY => REPAIR_TELEMETRY,
-            _ => REPAIR_JOURNAL,
+            JOURNAL => REPAIR_JOURNAL,
+            _ => REPAIR_DATABASE,
         };
         sentence.to_owned()
     }
@@ -98,8 +100,19 @@ pub(crate) fn unopenable(journal: &Path, error: &Error) -> LogError {
     if !damaged {
         return LogError::Fatal { what: format!("open {}", journal.display()), why };
     }
-    let file = file_in(&why).unwrap_or_else(|| journal.display().to_string());
-    Damage { what: "database", position: None, file, why, repair: REPAIR_JOURNAL.to_owned() }.into()
+    let file = match file_in(&why) {
+        // RocksDB blames the manifest also when it does not know which file it listed is bad.
+        Some(name) if name.starts_with("MANIFEST-") && !why.contains("checksum mismatch") => {
+            format!("{name} or a table file that it lists")
+        }
+        Some(name) => name,
+        None => match wal::damaged(journal) {
+            Some((name, offset)) => format!("{name} at byte {offset}"),
+            None => journal.display().to_string(),
+        },
+    };
+    Damage { what: "database", position: None, file, why, repair: REPAIR_DATABASE.to_owned() }
+        .into()
 }
 
 /// The database file that a message names.
@@ -118,5 +131,8 @@ fn file_in(message: &str) -> Option<String> {
             || name == "CURRENT"
             || name == "IDENTITY"
     };
-    names.into_iter().find(ours)
+    let mut named: Vec<String> = names.filter(ours).collect();
+    // A message about a table file ends with the manifest that lists it.
+    named.sort_by_key(|name| name.starts_with("MANIFEST-"));
+    named.into_iter().next()
 }

@@ -218,7 +218,9 @@ impl Tables {
             }
             at = batch.next_seq();
             batches.push(batch);
-            if at >= head.next_seq {
+            // The next one is not touched when it cannot fit, so that a reader who goes step by
+            // step gets everything that stands before damage.
+            if at >= head.next_seq || bytes >= bytes_max {
                 return Ok(batches);
             }
         }
@@ -291,6 +293,9 @@ impl Tables {
             }
             taken.push((at, record.to_vec()));
             at += 1;
+            if bytes >= bytes_max {
+                break;
+            }
             iterator.next();
         }
         Ok(taken)

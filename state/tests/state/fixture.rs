@@ -59,6 +59,18 @@ impl Author {
         self.sign(head, head.epoch, head.positions, payloads)
     }
 
+    /// As [`Author::batch`], with payloads that do not compress.
+    pub(crate) fn scattered(&self, head: &Head, n: usize, bytes: usize) -> Batch {
+        let block =
+            |seq: u64, index: usize| Hash::of(&[&seq.to_be_bytes(), &index.to_be_bytes()]).0;
+        let payload = |entry: usize| {
+            let seq = head.next_seq + entry as u64;
+            (0..bytes.div_ceil(32)).flat_map(|index| block(seq, index)).take(bytes).collect()
+        };
+        let payloads = (0..n).map(|entry| (Kind::Tick, payload(entry))).collect();
+        self.sign(head, head.epoch, head.positions, payloads)
+    }
+
     /// A batch of one entry that has taken inputs up to `positions`.
     pub(crate) fn taking(&self, head: &Head, positions: Positions) -> Batch {
         self.sign(head, head.epoch, positions, vec![(Kind::Tick, vec![self.name])])

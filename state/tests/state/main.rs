@@ -4,6 +4,7 @@
 
 mod contract;
 mod damage;
+mod embedded;
 mod fixture;
 mod head_record;
 mod keyed;
