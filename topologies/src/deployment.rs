@@ -237,6 +237,7 @@ fn planned(
         decided_at: None,
         rollback_ms: None,
         n_rollbacks: 0,
+        retry_at: None,
         is_denied: false,
         reason: String::new(),
         ended_as: None,

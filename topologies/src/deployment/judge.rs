@@ -175,6 +175,9 @@ impl Turn<'_, '_> {
         if self.rollout.is_forward() && self.rollout.back_by.is_some_and(|it| it <= now) {
             return self.roll_back("the permission for this rollout ends before it is done", false);
         }
+        if self.rollout.retry_at.is_some_and(|it| it <= now) {
+            return self.ask_rollback();
+        }
         if self.rollout.pending.as_ref().is_some_and(|it| it.until <= now) {
             return self.unanswered();
         }

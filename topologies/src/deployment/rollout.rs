@@ -80,6 +80,8 @@ pub(super) struct Rollout {
     pub(super) rollback_ms: Option<u64>,
     /// Requests to roll back so far.
     pub(super) n_rollbacks: u32,
+    /// When the next of them is due.
+    pub(super) retry_at: Option<Ns>,
     /// Whether what it did bars its digest.
     pub(super) is_denied: bool,
     /// Why it ended or goes back.
@@ -147,7 +149,13 @@ impl Rollout {
     pub(super) fn due_at(&self) -> Option<Ns> {
         let stage = self.is_measuring().then_some(self.stage.until);
         let back_by = self.back_by.filter(|_| self.is_forward());
-        self.pending.iter().map(|it| it.until).chain(stage).chain(back_by).min()
+        self.pending
+            .iter()
+            .map(|it| it.until)
+            .chain(stage)
+            .chain(back_by)
+            .chain(self.retry_at)
+            .min()
     }
 }
 

@@ -190,7 +190,7 @@ impl Stage {
     }
 
     fn failure_claim(&self, profile: &Profile) -> Claim {
-        let margin = profile.success_delta_max;
+        let margin = profile.success_delta_max.clamp(0.0, 0.9);
         let Share { k, n } = self.failure_known;
         let old_expected = (k as f64 + 0.2) / (n as f64 + 40.0);
         match self.sort {

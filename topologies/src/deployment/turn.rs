@@ -17,8 +17,8 @@ use super::stage::Sort;
 use super::{history, rollout, words};
 use crate::config;
 use crate::fold::{Output, View};
-use crate::mode;
 use crate::profile::Profile;
+use crate::{mode, said};
 
 /// Longest wait for a sandbox run or a start, milliseconds: the run itself may take 30 s.
 const SLOW_ANSWER_MS: u64 = 60_000;
@@ -28,8 +28,10 @@ const ROUTE_ANSWER_MS: u64 = 15_000;
 const ROLLBACK_ANSWER_MS: u64 = 20_000;
 /// Tries after which a rollback is handed to people.
 const ROLLBACKS_MAX: u32 = 5;
+/// Half the wait after the first of them; each wait is twice the one before.
+const RETRY_MS: u64 = 500;
 /// Part of a permission that is kept for the way back: every try, and their ticks.
-const WAY_BACK: Ns = Ns::from_ms(ROLLBACK_ANSWER_MS * (ROLLBACKS_MAX as u64 + 1));
+const WAY_BACK: Ns = Ns::from_ms((ROLLBACK_ANSWER_MS + (RETRY_MS << 4)) * ROLLBACKS_MAX as u64);
 
 /// A rollout in the hands of the fold.
 pub(super) struct Turn<'a, 'b> {
@@ -247,9 +249,14 @@ impl<'a, 'b> Turn<'a, 'b> {
     pub(super) fn not_rolled_back(&mut self, why: &str) {
         if self.rollout.n_rollbacks < ROLLBACKS_MAX {
             let n = self.rollout.n_rollbacks;
-            let reason = format!("try {n} to put it back is not proven ({why}): trying again");
-            self.tell(DeployPhase::Rollback, reason);
-            return self.ask_rollback();
+            // What refuses at once (a lease between two owners, a mode epoch on its way) may be
+            // over in a moment, so five tries are not spent in one.
+            let wait = Ns::from_ms(RETRY_MS << n);
+            self.rollout.retry_at = Some(self.now + wait);
+            let back = self.back_to();
+            let wait = said::span(wait);
+            let reason = format!("try {n} to put {back} back failed ({why}); again in {wait}");
+            return self.tell(DeployPhase::Rollback, reason);
         }
         self.rollout.reason = format!(
             "the return to {} could not be proven in {ROLLBACKS_MAX} tries ({why}): a person \
@@ -265,7 +272,8 @@ impl<'a, 'b> Turn<'a, 'b> {
         self.rollout.back_to.version.clone()
     }
 
-    fn ask_rollback(&mut self) {
+    pub(super) fn ask_rollback(&mut self) {
+        self.rollout.retry_at = None;
         let op = format!("rollback:{}", self.rollout.service);
         self.rollout.n_rollbacks += 1;
         let n = self.rollout.n_rollbacks;

@@ -130,6 +130,18 @@ fn no_data_in_the_shadow_extends_it_once_and_then_rolls_back() {
 }
 
 #[test]
+fn every_end_carries_what_was_measured() {
+    let bad = Behaviour { shadow_fails: 0.17, fails: |_| 0.6, ..SAME };
+    let end = World::local(2, bad).rolled_out("1.1.0");
+    let measured = |name: &str| end.shadow_deltas[name];
+    assert!(measured("shadow_n") >= measured("shadow_differ"));
+    assert!(measured("shadow_differ") >= 5.0 && measured("baseline_n") >= 50.0);
+    assert!((measured("error_rate") + measured("success_rate")).abs() < 1e-12);
+    assert!(measured("error_rate") > 0.05 && measured("p95_new_ms") > 0.0);
+    assert!(!end.shadow_deltas.contains_key("canary_n"), "nobody was served");
+}
+
+#[test]
 fn a_slow_release_is_rolled_back() {
     let end = World::local(5, Behaviour { slow: 0.9, ..SAME }).rolled_out("1.1.0");
     assert_eq!(end.outcome, L3Outcome::RolledBack);

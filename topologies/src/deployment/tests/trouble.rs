@@ -55,7 +55,12 @@ fn a_rollback_counts_only_with_digest_and_probe() {
         "{}",
         World::reason(&end)
     );
-    assert!(!world.phases().iter().any(|it| it.0 == "rolled_back"));
+    let phases = world.phases();
+    assert!(!phases.iter().any(|it| it.0 == "rolled_back"));
+    // Five tries, with 1, 2, 4 and 8 s between them.
+    let first = phases.iter().find(|it| it.0 == "rollback").unwrap().2;
+    assert!(phases.last().unwrap().2 - first >= 15.0, "{phases:?}");
+    assert_eq!(world.asked("rollback:"), 5);
     assert!(world.is_barred());
 }
 
