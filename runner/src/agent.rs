@@ -23,6 +23,8 @@ pub mod answer;
 pub mod core;
 pub mod gate;
 pub mod identity;
+#[cfg(target_os = "linux")]
+pub mod local;
 pub mod policy;
 pub mod receipts;
 pub mod refusal;
@@ -44,7 +46,7 @@ use thiserror::Error;
 pub use identity::Identity;
 pub use policy::Policy;
 pub use refusal::Refusal;
-pub use session::{Config, Machine, run};
+pub use session::{Machine, run};
 
 /// What ends a runner, or keeps it from starting.
 #[derive(Debug, Error)]
@@ -55,6 +57,9 @@ pub enum Error {
     /// A rule is broken; the runner goes on, the request does not.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The proxy, or a socket of it.
+    #[error(transparent)]
+    Proxy(#[from] crate::proxy::Error),
     /// Another runner serves the folder.
     #[error("{dir} is served by another runner")]
     Locked {

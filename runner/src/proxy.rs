@@ -24,6 +24,7 @@ mod body;
 mod client;
 mod control;
 mod forward;
+mod keeper;
 mod listen;
 mod meter;
 mod mirror;
@@ -40,6 +41,7 @@ use thiserror::Error;
 
 pub use client::{Control, Router};
 pub use control::{Stats, Status};
+pub use keeper::Keeper;
 pub use meter::{BOUNDS_MS, Counts, INTERVAL, Interval, N_BUCKETS, Role};
 pub use route::{Canary, Route, Slot, is_canary};
 

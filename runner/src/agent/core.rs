@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::event::{Event, RunnerResult};
+use schemas::signature::PublicKey;
 use schemas::{Hash, Ns, Uuid};
 
 use super::answer::{done, refused, sign, unknown};
@@ -40,6 +41,8 @@ pub enum Effect {
     Say(FromRunner),
     /// Do it on a thread of its own and give back what came of it.
     Work(Box<Job>),
+    /// Take artifacts that were signed by one of these keys, and by no other.
+    Trust(Vec<PublicKey>),
     /// End the conversation; the reason is for people.
     Close(String),
 }
@@ -110,7 +113,7 @@ impl Agent {
 
     /// The services under supervision.
     pub fn services(&self) -> BTreeSet<String> {
-        self.registry.names()
+        self.registry.services()
     }
 
     /// Takes a message.
@@ -264,7 +267,7 @@ impl Agent {
     }
 
     fn verified(&self, evidence: &Evidence) -> Result<Verified, Refusal> {
-        let services = self.registry.names();
+        let services = self.registry.services();
         let Some(knowledge) = self.knowledge(&services) else {
             return Err(Refusal::UnsignedHead(ledger::Error::Subject("partition")));
         };

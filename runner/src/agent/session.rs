@@ -5,12 +5,14 @@
 //! in order, before its effect leaves.
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use schemas::signature::PublicKey;
 
 use super::core::{Agent, Effect, Finished, Job};
 use super::telemetry::{Collector, Outbox, PERIOD, samples_of};
@@ -42,24 +44,14 @@ pub trait Machine: Send + Sync {
     /// Why not, in a sentence.
     fn register(&self, body: &str) -> Result<(), String>;
 
+    /// Takes artifacts that were signed by one of these keys, and by no other.
+    fn trust(&self, keys: Vec<PublicKey>);
+
     /// Sandbox kinds that work here; empty where none does.
     fn sandbox_kinds(&self) -> Vec<String>;
 
     /// The proxy whose counts are sent, where there is one.
     fn router(&self) -> Option<Arc<dyn Router>>;
-}
-
-/// How a runner is started.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The runner's folder.
-    pub dir: PathBuf,
-    /// Name of the host.
-    pub host: String,
-    /// Deployment id, from `DATA/deployment`; pinned on first contact.
-    pub deployment: String,
-    /// The control plane's socket.
-    pub socket: PathBuf,
 }
 
 enum Input {
@@ -69,33 +61,35 @@ enum Input {
     Finished(Finished),
 }
 
-/// Runs the agent until `stop` is set. `collector` is where the machine's sink leads.
+/// Runs the agent of `identity` until `stop` is set. It calls the control plane at `socket`;
+/// `collector` is where the machine's sink leads.
 ///
 /// # Errors
-/// The folder is taken or damaged, another deployment is pinned, or the disk fails.
+/// A file of the runner is damaged, or the disk fails.
 pub fn run(
-    config: &Config,
+    identity: Identity,
+    socket: &Path,
     machine: &Arc<dyn Machine>,
     collector: &Arc<Collector>,
     stop: &Arc<AtomicBool>,
 ) -> Result<(), Error> {
-    let identity = Identity::open(&config.dir, &config.host, &config.deployment)?;
+    let host = identity.host.clone();
     let agent = Agent::open(identity, Arc::new(SystemClock::default()))?;
     let (inputs, taken) = sync_channel(N_INPUTS_MAX);
     let mut shell = Shell {
         agent,
-        outbox: Outbox::new(&config.host),
+        outbox: Outbox::new(&host),
         jobs: workers(machine, &inputs),
         sandbox: machine.sandbox_kinds(),
+        machine: Arc::clone(machine),
         stream: None,
     };
     let reader = {
-        let (socket, stop) = (config.socket.clone(), Arc::clone(stop));
+        let (socket, stop) = (socket.to_owned(), Arc::clone(stop));
         thread::spawn(move || read(&socket, &inputs, &stop))
     };
     let meter = machine.router().map(|router| {
-        let (host, stop) = (config.host.clone(), Arc::clone(stop));
-        let collector = Arc::clone(collector);
+        let (stop, collector) = (Arc::clone(stop), Arc::clone(collector));
         thread::spawn(move || fetch(&*router, &host, &collector, &stop))
     });
     let ended = shell.serve(&taken, collector, stop);
@@ -113,6 +107,7 @@ pub fn run(
 struct Shell {
     agent: Agent,
     outbox: Outbox,
+    machine: Arc<dyn Machine>,
     jobs: Sender<Job>,
     sandbox: Vec<String>,
     stream: Option<UnixStream>,
@@ -178,6 +173,7 @@ impl Shell {
                     // The workers live as long as this thread holds the sender.
                     let _ = self.jobs.send(*job);
                 }
+                Effect::Trust(keys) => self.machine.trust(keys),
                 Effect::Close(why) => {
                     tracing::error!(%why, "the conversation is closed");
                     self.hang_up();
@@ -233,7 +229,7 @@ fn workers(machine: &Arc<dyn Machine>, inputs: &SyncSender<Input>) -> Sender<Job
     jobs
 }
 
-fn read(socket: &std::path::Path, inputs: &SyncSender<Input>, stop: &AtomicBool) {
+fn read(socket: &Path, inputs: &SyncSender<Input>, stop: &AtomicBool) {
     let mut backoff = BACKOFF.0;
     while !stop.load(Ordering::Relaxed) {
         let why = match converse(socket, inputs) {
@@ -251,7 +247,7 @@ fn read(socket: &std::path::Path, inputs: &SyncSender<Input>, stop: &AtomicBool)
     }
 }
 
-fn converse(path: &std::path::Path, inputs: &SyncSender<Input>) -> Result<(), FrameError> {
+fn converse(path: &Path, inputs: &SyncSender<Input>) -> Result<(), FrameError> {
     let stream = socket::connect(path)?;
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let mut reader = Reader::new(stream.try_clone()?);

@@ -172,9 +172,9 @@ pub enum FromRunner {
         /// The last head that the runner keeps.
         seen: Seen,
     },
-    /// A service is under supervision, or is not.
+    /// A service is under supervision, or is not; or the signers are known.
     Registered {
-        /// Its name.
+        /// Its name; `signers` for those.
         service: String,
         /// Why it is not, in a sentence.
         error: Option<String>,
@@ -199,9 +199,11 @@ pub struct Welcome {
 pub enum ToRunner {
     /// The runner is known and may go on.
     Welcome(Welcome),
-    /// Supervise a service, or replace how it is supervised. The one proven entry is the
-    /// `config.activated` named `service/<name>`; a runner takes no command from anywhere else.
-    /// Answered by `Registered`. It may be repeated; an older entry than the last is ignored.
+    /// Supervise a service, or replace how it is supervised; or take artifacts of these signers
+    /// and no others. The one proven entry is the `config.activated` named `service/<name>` or
+    /// `signers`; a runner takes no command and no key from anywhere else. Answered by
+    /// `Registered`. It may be repeated; an older entry than the last is ignored. Signers are
+    /// not kept: they are told anew in each conversation, before the services.
     Service {
         /// The entry and its proof.
         evidence: Box<Evidence>,

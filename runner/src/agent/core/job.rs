@@ -64,7 +64,7 @@ impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.task {
             Task::Request(it) => write!(f, "Job({} {:?})", it.request.id, it.request.ops),
-            Task::Registration(it) => write!(f, "Job(service {})", it.service),
+            Task::Registration(it) => write!(f, "Job({})", it.name),
         }
     }
 }
@@ -148,7 +148,12 @@ impl Pass {
                 ticket.lease_end = Duration::MAX;
             }
             let outcome = match self.gate.pass(&ticket, &*self.clock) {
-                Ok(_start) => call(&Op::parse(op)),
+                Ok(start) => {
+                    let op = Op::parse(op);
+                    // A measurement changes nothing, so no confirmation has to wait for it.
+                    let _start = op.is_mutating().then_some(start);
+                    call(&op)
+                }
                 Err(refusal) if outcomes.is_empty() => return Err(refusal),
                 Err(refusal) => Outcome::failed(format!("Stopped before {op}: {refusal}.")),
             };

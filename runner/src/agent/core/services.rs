@@ -1,7 +1,7 @@
-//! The services that this runner supervises: each was proven as an entry of the chain before its
-//! command was given to the host.
+//! The services that this runner supervises, and the keys whose artifacts it takes: each was
+//! proven as an entry of the chain before the host was told.
 //!
-//! `registered.json` keeps the entry's sequence per service, so that an older definition, once
+//! `registered.json` keeps the entry's sequence per name, so that an older definition, once
 //! valid and proven still, never comes back.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::event::{ConfigActivated, Event};
+use schemas::signature::PublicKey;
+use serde::Deserialize;
 
 use super::super::Error;
 use super::super::gate::Ticket;
@@ -19,11 +21,16 @@ use super::{Agent, Effect, Job};
 use crate::durable::{self, Steps};
 use crate::wire::{Evidence, FromRunner};
 
+/// The configuration that names the signers of artifacts.
+const SIGNERS: &str = "signers";
+/// What a service's configuration is named, before its own name.
+const SERVICE: &str = "service/";
+
 /// A proven definition of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// Its name.
-    pub service: String,
+    /// Name of the configuration: `service/<name>`.
+    pub name: String,
     /// Sequence of the entry that defines it.
     pub seq: u64,
     /// The definition, JSON.
@@ -35,6 +42,7 @@ pub struct Registration {
 pub(super) struct Registry {
     path: PathBuf,
     kept: BTreeMap<String, u64>,
+    under_way: BTreeSet<String>,
     deferred: BTreeMap<String, Registration>,
 }
 
@@ -42,17 +50,20 @@ impl Registry {
     pub(super) fn open(dir: &Path) -> Result<Self, Error> {
         let path = dir.join("registered.json");
         let kept = durable::read_json(&path)?.unwrap_or_default();
-        Ok(Registry { path, kept, deferred: BTreeMap::new() })
+        Ok(Registry { path, kept, under_way: BTreeSet::new(), deferred: BTreeMap::new() })
     }
 
-    pub(super) fn names(&self) -> BTreeSet<String> {
-        self.kept.keys().cloned().collect()
+    /// Services that are supervised, or are about to be: a request for one that is just being
+    /// started is not one for a stranger.
+    pub(super) fn services(&self) -> BTreeSet<String> {
+        let names = self.kept.keys().chain(&self.under_way);
+        names.filter_map(|it| it.strip_prefix(SERVICE)).map(str::to_owned).collect()
     }
 
-    fn keep(&mut self, service: &str, seq: u64) -> Result<(), Error> {
-        if self.kept.get(service).is_none_or(|kept| *kept < seq) {
+    fn keep(&mut self, name: &str, seq: u64) -> Result<(), Error> {
+        if self.kept.get(name).is_none_or(|kept| *kept < seq) {
             let mut next = self.kept.clone();
-            next.insert(service.to_owned(), seq);
+            next.insert(name.to_owned(), seq);
             durable::replace_json(&self.path, &next, &Steps::default())?;
             self.kept = next;
         }
@@ -61,26 +72,37 @@ impl Registry {
 }
 
 impl Agent {
-    /// Takes a service's definition out of its evidence and gives it to the host.
+    /// Takes a definition out of its evidence and gives it to the host.
     pub(super) fn service(&mut self, evidence: &Evidence) -> Result<Vec<Effect>, Error> {
         if let Err(effects) = self.accept(evidence, None)? {
             return Ok(effects);
         }
-        let registration = match self.registration(evidence) {
-            Ok(registration) => registration,
+        let definition = match self.definition(evidence) {
+            Ok(definition) => definition,
             Err(refusal) => {
-                tracing::warn!(%refusal, "a service is refused");
+                tracing::warn!(%refusal, "a configuration is refused");
                 let (why, seen) = (refusal.to_string(), self.seen());
                 let say = FromRunner::EvidenceRefused { request_id: None, why, seen };
                 return Ok(vec![Effect::Say(say)]);
             }
         };
-        let is_older =
-            self.registry.kept.get(&registration.service).is_some_and(|it| registration.seq < *it);
-        if is_older {
+        let registration = match &definition {
+            Definition::Service(it) | Definition::Signers(it, _) => it,
+        };
+        let kept = self.registry.kept.get(&registration.name);
+        if kept.is_some_and(|kept| registration.seq < *kept) {
             return Ok(Vec::new());
         }
-        Ok(self.register(registration))
+        match definition {
+            Definition::Service(registration) => Ok(self.register(registration)),
+            // Keys start nothing, and in a frozen deployment going back needs them too.
+            Definition::Signers(registration, keys) => {
+                self.registry.keep(&registration.name, registration.seq)?;
+                let service = registration.name;
+                let registered = FromRunner::Registered { service, error: None };
+                Ok(vec![Effect::Trust(keys), Effect::Say(registered)])
+            }
+        }
     }
 
     /// Takes what came of a registration. One that the gate kept back waits, or goes on under
@@ -90,11 +112,13 @@ impl Agent {
         registration: Registration,
         outcome: Result<Result<(), String>, Refusal>,
     ) -> Result<Vec<Effect>, Error> {
+        self.registry.under_way.remove(&registration.name);
         let Ok(registered) = outcome else { return Ok(self.register(registration)) };
-        let Registration { service, seq, .. } = registration;
+        let Registration { name, seq, .. } = registration;
         if registered.is_ok() {
-            self.registry.keep(&service, seq)?;
+            self.registry.keep(&name, seq)?;
         }
+        let service = name.strip_prefix(SERVICE).unwrap_or(&name).to_owned();
         Ok(vec![Effect::Say(FromRunner::Registered { service, error: registered.err() })])
     }
 
@@ -109,7 +133,7 @@ impl Agent {
     fn register(&mut self, registration: Registration) -> Vec<Effect> {
         let known = self.gate.known();
         let Some(known) = known.filter(|known| known.mode.allows_action()) else {
-            self.registry.deferred.insert(registration.service.clone(), registration);
+            self.registry.deferred.insert(registration.name.clone(), registration);
             return Vec::new();
         };
         let ticket =
@@ -118,8 +142,8 @@ impl Agent {
         vec![Effect::Work(Box::new(Job::registration(registration, ticket, gate, clock)))]
     }
 
-    fn registration(&self, evidence: &Evidence) -> Result<Registration, Refusal> {
-        let services = self.registry.names();
+    fn definition(&self, evidence: &Evidence) -> Result<Definition, Refusal> {
+        let services = self.registry.services();
         let knowledge = self.knowledge(&services);
         let knowledge =
             knowledge.ok_or(Refusal::UnsignedHead(ledger::Error::Subject("partition")))?;
@@ -127,22 +151,47 @@ impl Agent {
         let Ok(Event::ConfigActivated(config)) = entry.event() else {
             return Err(Refusal::NotAService(entry.envelope.kind.topic()));
         };
-        let body = config.body.unwrap_or_default();
-        let Some(service) = config.name.strip_prefix("service/") else {
-            return Err(Refusal::NotAService(config.name));
-        };
+        let (name, seq, body) = (config.name, entry.envelope.seq, config.body.unwrap_or_default());
         if ConfigActivated::digest_of(&body) != config.digest {
             return Err(Refusal::NotAService("a body that its digest does not cover".to_owned()));
         }
-        let definition: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
-        let field = |name: &str| definition.get(name).and_then(serde_json::Value::as_str);
-        if field("name") != Some(service) {
+        if name == SIGNERS {
+            let signers = serde_json::from_str::<Signers>(&body);
+            let signers = signers.map_err(|it| Refusal::NotAService(it.to_string()))?;
+            let keys = signers.keys.into_values().collect();
+            return Ok(Definition::Signers(Registration { name, seq, body }, keys));
+        }
+        let Some(service) = name.strip_prefix(SERVICE) else {
+            return Err(Refusal::NotAService(name));
+        };
+        let claimed = serde_json::from_str::<Claimed>(&body).unwrap_or_default();
+        if claimed.name != service {
             return Err(Refusal::NotAService("a body that is about another service".to_owned()));
         }
-        let host = field("host").unwrap_or_default();
-        if host != knowledge.host {
-            return Err(Refusal::OtherHost(host.to_owned()));
+        if claimed.host != knowledge.host {
+            return Err(Refusal::OtherHost(claimed.host));
         }
-        Ok(Registration { service: service.to_owned(), seq: entry.envelope.seq, body })
+        Ok(Definition::Service(Registration { name, seq, body }))
     }
+}
+
+/// What a proven configuration brings.
+enum Definition {
+    Service(Registration),
+    Signers(Registration, Vec<PublicKey>),
+}
+
+/// Body of the configuration named `signers`.
+#[derive(Deserialize)]
+struct Signers {
+    #[serde(default)]
+    keys: BTreeMap<String, PublicKey>,
+}
+
+/// What a service's body says about whom it is for; the host reads the rest.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Claimed {
+    name: String,
+    host: String,
 }

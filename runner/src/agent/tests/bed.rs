@@ -11,7 +11,7 @@ use schemas::event::{
     Ballot, Binding, ConfigActivated, ConfigKind, Decision, Event, GovernanceDecision, Mode,
     Preflight, Rollback, RunnerRequest, RunnerResult, Sign, TelemetrySample,
 };
-use schemas::signature::{EpochClaim, KeyPair, certify_node, deployment_id};
+use schemas::signature::{EpochClaim, KeyPair, PublicKey, certify_node, deployment_id};
 use schemas::{Actor, Cause, Entry, Envelope, Kind, Ns, Stream, Uuid, envelope};
 use tempfile::TempDir;
 
@@ -207,6 +207,7 @@ type Hook = Box<dyn Fn(&Call<'_>) + Send + Sync>;
 pub(super) struct Counting {
     pub(super) calls: Mutex<Vec<(Uuid, String)>>,
     pub(super) registered: Mutex<Vec<String>>,
+    pub(super) trusted: Mutex<Vec<PublicKey>>,
     /// Called within each call, before its first instruction.
     pub(super) hook: Mutex<Option<Hook>>,
 }
@@ -264,6 +265,10 @@ impl crate::agent::Machine for Counting {
     fn register(&self, body: &str) -> Result<(), String> {
         self.registered.lock().unwrap().push(body.to_owned());
         Ok(())
+    }
+
+    fn trust(&self, keys: Vec<PublicKey>) {
+        *self.trusted.lock().unwrap() = keys;
     }
 
     fn sandbox_kinds(&self) -> Vec<String> {
@@ -341,6 +346,7 @@ impl Bed {
             match effect {
                 Effect::Say(message) => said.push(message),
                 Effect::Work(job) => said.extend(self.work(*job)),
+                Effect::Trust(keys) => *self.machine.trusted.lock().unwrap() = keys,
                 Effect::Close(why) => panic!("{why}"),
             }
         }

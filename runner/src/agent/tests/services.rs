@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use schemas::event::{ConfigActivated, Mode};
+use schemas::signature::{KeyPair, PublicKey};
 
 use super::bed::{Bed, HOST};
 use crate::wire::{Base64, FromRunner, ModeEpoch, ToRunner};
@@ -81,4 +82,31 @@ fn b10_a_service_told_while_frozen_waits_for_a_mode_that_allows_starts() {
     let said = bed.say(ToRunner::ModeEpoch(ModeEpoch { epoch: 3, mode: Mode::Normal }));
     assert!(said.iter().any(|it| matches!(it, FromRunner::Registered { error: None, .. })));
     assert_eq!(n_registered(&bed), 2);
+}
+
+fn signers(bed: &Bed, keys: &[PublicKey]) -> ConfigActivated {
+    let named: Vec<String> =
+        keys.iter().enumerate().map(|(n, key)| format!(r#""s{n}":"{key}""#)).collect();
+    let body = format!(r#"{{"keys":{{{}}}}}"#, named.join(","));
+    let digest = ConfigActivated::digest_of(&body);
+    let service = bed.plane.service("any", HOST);
+    ConfigActivated { name: "signers".into(), digest, body: Some(body), ..service }
+}
+
+#[test]
+fn keys_of_artifacts_come_from_the_chain_and_a_withdrawn_one_never_comes_back() {
+    let mut bed = Bed::new();
+    let keys = [1, 2].map(|seed| KeyPair::from_seed(&[seed; 32]).public());
+    let old = bed.plane.append("c", signers(&bed, &keys));
+    let new = bed.plane.append("c", signers(&bed, &keys[..1]));
+    bed.say(ToRunner::ModeEpoch(ModeEpoch { epoch: 2, mode: Mode::Frozen }));
+    told(&mut bed, new);
+    assert_eq!(*bed.machine.trusted.lock().unwrap(), keys[..1]);
+    assert_eq!(told(&mut bed, old), []);
+    let from = bed.seen().size;
+    let mut evidence = bed.plane.evidence(from, &[new]);
+    let forged = bed.plane.entry(new, "c", &signers(&bed, &keys).into());
+    evidence.entries[0].entry = Base64(forged.to_bytes());
+    assert!(is_refused(&bed.say(ToRunner::Service { evidence: Box::new(evidence) })));
+    assert_eq!(*bed.machine.trusted.lock().unwrap(), keys[..1]);
 }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::bed::{Counting, HOST, Plane, lease, result};
 use crate::agent::telemetry::Collector;
-use crate::agent::{Config, Error, Machine, run};
+use crate::agent::{Error, Identity, Machine, run};
 use crate::host::Sample;
 use crate::wire::{FromRunner, ModeEpoch, Reader, ToRunner, Welcome, socket, write};
 
@@ -35,18 +35,14 @@ impl Running {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
         let listener = socket::bind(&path).unwrap();
-        let config = Config {
-            dir: dir.path().join("runner"),
-            host: HOST.into(),
-            deployment: plane.deployment.clone(),
-            socket: path,
-        };
+        let folder = dir.path().join("runner");
+        let identity = Identity::open(&folder, HOST, &plane.deployment).unwrap();
         let machine = Arc::new(Counting::default());
         let (collector, stop) = (Arc::new(Collector::default()), Arc::new(AtomicBool::new(false)));
         let thread = {
             let machine: Arc<dyn Machine> = Arc::clone(&machine) as _;
             let (collector, stop) = (Arc::clone(&collector), Arc::clone(&stop));
-            thread::spawn(move || run(&config, &machine, &collector, &stop))
+            thread::spawn(move || run(identity, &path, &machine, &collector, &stop))
         };
         Running { _dir: dir, listener, machine, collector, stop, thread: Some(thread) }
     }
