@@ -13,10 +13,12 @@ pub mod config;
 pub mod consensus;
 pub mod deployment;
 pub mod detection;
+pub mod diagnosis;
 pub mod escalation;
 pub mod execution;
 pub mod fold;
 pub mod governance;
+pub mod incidents;
 pub mod mode;
 pub mod playbooks;
 pub mod profile;
@@ -36,6 +38,8 @@ pub const PROCESSORS: &[Processor] = &[
     config::PROCESSOR,
     mode::PROCESSOR,
     detection::PROCESSOR,
+    diagnosis::PROCESSOR,
+    incidents::PROCESSOR,
     triggers::PROCESSOR,
     proposals::PROCESSOR,
     consensus::PROCESSOR,

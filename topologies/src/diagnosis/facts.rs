@@ -1,0 +1,164 @@
+//! What diagnosis remembers of a service: recent changes, and the anomalies that stand.
+
+use std::collections::BTreeMap;
+
+use schemas::event::{ChangeKind, DeployPhase, Health, L3Outcome, Signal, SloAnomalyDetected};
+use schemas::{Event, Ns, Uuid};
+use serde::{Deserialize, Serialize};
+
+use crate::fold::{Folded, View};
+use crate::{deployment, detection, execution, said};
+
+/// Changes that are remembered of one service.
+const CHANGES_MAX: usize = 16;
+
+/// Somebody or something changed it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Change {
+    pub(super) kind: ChangeKind,
+    pub(super) at: Ns,
+    /// The entry that says so.
+    pub(super) reference: String,
+    /// What changed, as a sentence without its full stop.
+    pub(super) sentence: String,
+}
+
+/// An anomaly that was said and not taken back by a return to green.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Standing {
+    pub(super) id: Uuid,
+    pub(super) signal: Signal,
+    pub(super) colour: Health,
+    pub(super) at: Ns,
+    /// The anomaly's entry, then what it rests on.
+    pub(super) refs: Vec<String>,
+    pub(super) sentence: String,
+}
+
+/// What is remembered of one service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Facts {
+    pub(super) changes: Vec<Change>,
+    pub(super) anomalies: BTreeMap<String, Standing>,
+    /// Repairs in a row that ended without making it well.
+    pub(super) failed_attempts: u32,
+}
+
+/// What is remembered of `service`.
+pub(super) fn of(view: &View<'_>, service: &str) -> Facts {
+    view.load(&key(service)).unwrap_or_default()
+}
+
+fn key(service: &str) -> String {
+    format!("facts/{service}")
+}
+
+/// Remembers what an entry says of a service.
+pub(super) fn take(view: &mut View<'_>, entry: &Folded<'_>) {
+    if let Event::SloAnomalyDetected(it) = entry.event {
+        if said::by(entry, detection::PROCESSOR.name) {
+            anomaly(view, entry, it);
+        }
+    } else if let Event::L3ExecutionResult(it) = entry.event {
+        let Some(service) = it.service.clone() else { return };
+        if said::by(entry, execution::PROCESSOR.name) {
+            let mut facts = of(view, &service);
+            facts.failed_attempts = match it.outcome {
+                L3Outcome::Promoted => 0,
+                L3Outcome::RolledBack | L3Outcome::Quarantined | L3Outcome::Rejected => {
+                    facts.failed_attempts.saturating_add(1)
+                }
+            };
+            view.save(&key(&service), &facts);
+        }
+    } else if let Some((service, change)) = change(entry) {
+        let mut facts = of(view, &service);
+        facts.changes.push(change);
+        facts.changes.sort_by_key(|it| it.at);
+        if facts.changes.len() > CHANGES_MAX {
+            facts.changes.remove(0);
+        }
+        view.save(&key(&service), &facts);
+    }
+}
+
+fn anomaly(view: &mut View<'_>, entry: &Folded<'_>, it: &SloAnomalyDetected) {
+    let mut facts = of(view, &it.service);
+    let signal = it.signal.to_string();
+    if it.health_to == Health::Green {
+        facts.anomalies.remove(&signal);
+    } else {
+        let mut refs = vec![entry.reference()];
+        refs.extend(it.evidence_refs.iter().cloned());
+        let standing = Standing {
+            id: it.anomaly_id,
+            signal: it.signal,
+            colour: it.health_to,
+            at: entry.now(),
+            refs,
+            sentence: breach(it.signal, it.observed, it.threshold),
+        };
+        facts.anomalies.insert(signal, standing);
+    }
+    view.save(&key(&it.service), &facts);
+}
+
+/// The change that an entry speaks of.
+fn change(entry: &Folded<'_>) -> Option<(String, Change)> {
+    let reference = entry.reference();
+    if let Event::ChangeObserved(it) = entry.event {
+        let at = it.at.unwrap_or_else(|| entry.now()).min(entry.now());
+        let what = match it.kind {
+            ChangeKind::Deploy => "was deployed",
+            ChangeKind::Flag => "flags were switched to",
+            ChangeKind::Config => "configuration was changed to",
+            ChangeKind::Commit => "code was committed as",
+        };
+        let sentence = match it.kind {
+            ChangeKind::Deploy => format!("version {} {what}", it.version),
+            ChangeKind::Flag | ChangeKind::Config | ChangeKind::Commit => {
+                format!("its {what} {}", it.version)
+            }
+        };
+        return Some((it.service.clone(), Change { kind: it.kind, at, reference, sentence }));
+    }
+    if let Event::DeployState(it) = entry.event {
+        let is_commit = it.state == DeployPhase::Commit;
+        if !is_commit || !said::by(entry, deployment::PROCESSOR.name) {
+            return None;
+        }
+        let version = it.version.as_deref().unwrap_or("a release");
+        let sentence = format!("version {version} was committed");
+        let change = Change { kind: ChangeKind::Deploy, at: entry.now(), reference, sentence };
+        return Some((it.service.clone(), change));
+    }
+    let Event::ConfigActivated(it) = entry.event else { return None };
+    let service = it.name.strip_prefix("service/")?;
+    // The first version is its registration.
+    if it.version < 2 {
+        return None;
+    }
+    let sentence = format!("its configuration was activated in version {}", it.version);
+    let change = Change { kind: ChangeKind::Config, at: entry.now(), reference, sentence };
+    Some((service.to_owned(), change))
+}
+
+/// What a signal shows, in words, without a full stop.
+pub(crate) fn breach(signal: Signal, observed: f64, threshold: f64) -> String {
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    let (is, limit) = (percent(observed), percent(threshold));
+    match signal {
+        Signal::Heartbeat => "it does not answer as alive".to_owned(),
+        Signal::ErrorRate => format!("{is} of its answers fail, the limit is {limit}"),
+        Signal::ApiP95Ms => {
+            format!("its p95 is {observed:.0} ms, the limit is {threshold:.0} ms")
+        }
+        Signal::CpuLoad => format!("it takes {is} of the CPU, the limit is {limit} for 2 min"),
+        Signal::MemPressure => format!("it takes {is} of memory, the limit is {limit} for 2 min"),
+        Signal::QueueLag | Signal::DlqDepth => {
+            format!("{observed:.0} items wait, the limit is {threshold:.0}")
+        }
+        Signal::DiskIo => format!("its disk is at {observed:.0}, the limit is {threshold:.0}"),
+        Signal::NetErrors => format!("{is} of its network operations fail, the limit is {limit}"),
+    }
+}
