@@ -1,6 +1,10 @@
 //! The command line: what can be asked for, declared once. Help, completions and the manual
 //! derive from this file.
 
+pub mod act;
+pub mod read;
+pub mod release;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 

@@ -25,7 +25,7 @@ pub mod replay;
 mod thread;
 
 pub use input::Input;
-pub use thread::{Answer, Engine, Handle};
+pub use thread::{Answer, Engine, Handle, LEASE, Moved, wall_now};
 
 use thiserror::Error;
 
@@ -78,6 +78,9 @@ pub enum EngineError {
     /// A payload could not be encoded.
     #[error(transparent)]
     Schema(#[from] schemas::Error),
+    /// Tree, proof or head is not what it should be.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
     /// An operating-system call failed.
     #[error("{what}")]
     Io {

@@ -15,6 +15,7 @@ const REPEAT_WINDOW: Ns = Ns::from_s(24 * 3600);
 pub const PROCESSOR: Processor = Processor {
     name: "engine",
     reads: &[
+        Kind::ConfigActivated,
         Kind::ChangeObserved,
         Kind::ReleaseRequested,
         Kind::ApprovalGiven,
@@ -33,15 +34,31 @@ pub struct First {
     pub seq: u64,
 }
 
+/// A configuration in force, and the entry that holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Active {
+    /// Sequence of the entry.
+    pub seq: u64,
+    /// Running version of that name.
+    pub version: u64,
+    /// SHA-256 of the body.
+    pub digest: String,
+}
+
 /// The id by which a sender's repeat is recognised, where the payload carries one.
 pub fn client_id(event: &Event) -> Option<String> {
-    let id = match event {
-        Event::ChangeObserved(it) => it.id.clone(),
-        Event::ReleaseRequested(it) => it.signature.clone()?,
-        Event::ApprovalGiven(it) => it.signature.clone(),
-        Event::FreezeCommand(it) => it.signature.clone(),
-        Event::RunnerResult(it) => it.id.to_string(),
-        _ => return None,
+    let id = if let Event::ChangeObserved(it) = event {
+        it.id.clone()
+    } else if let Event::ReleaseRequested(it) = event {
+        it.signature.clone()?
+    } else if let Event::ApprovalGiven(it) = event {
+        it.signature.clone()
+    } else if let Event::FreezeCommand(it) = event {
+        it.signature.clone()
+    } else if let Event::RunnerResult(it) = event {
+        it.id.to_string()
+    } else {
+        return None;
     };
     Some(format!("client/{}/{id}", event.kind().name()))
 }
@@ -55,12 +72,14 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
         view.save(&key, &First { seq: entry.envelope.seq });
         view.wake(&key, entry.now() + REPEAT_WINDOW);
     }
-    match entry.event {
-        Event::RunnerRequest(request) => {
-            view.save(&format!("open/{}", request.id), &First { seq: entry.envelope.seq });
-        }
-        Event::RunnerResult(result) => view.remove(&format!("open/{}", result.id)),
-        _ => {}
+    if let Event::RunnerRequest(request) = entry.event {
+        view.save(&format!("open/{}", request.id), &First { seq: entry.envelope.seq });
+    } else if let Event::RunnerResult(result) = entry.event {
+        view.remove(&format!("open/{}", result.id));
+    } else if let Event::ConfigActivated(config) = entry.event {
+        let (seq, version) = (entry.envelope.seq, config.version);
+        let active = Active { seq, version, digest: config.digest.clone() };
+        view.save(&format!("config/{}", config.name), &active);
     }
     Vec::new()
 }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use schemas::batch::{BATCH_BYTES_MAX, Header};
 use schemas::event::{InputRefused, OwnerElected, TelemetrySealed, Tick, stream_name};
-use schemas::signature::{EpochClaim, KeyPair};
+use schemas::signature::{EpochClaim, KeyPair, PublicKey};
 use schemas::telemetry::Columns;
 use schemas::{Actor, Batch, Cause, Entry, Envelope, Event, Hash, Head, Ns, Positions, Stream};
-use state::{Append, Log, State};
+use state::{Append, Log, State, Store};
 use topologies::View;
 
 use super::bookkeeping::{self, First};
@@ -36,6 +36,7 @@ pub type Chance = Box<dyn FnMut(&mut [u8]) + Send>;
 /// The owner of one partition.
 pub struct Owner {
     log: Arc<dyn Log>,
+    store: Arc<dyn Store>,
     state: State,
     head: Head,
     taken: Positions,
@@ -48,6 +49,7 @@ pub struct Owner {
     /// that a person passed over.
     alone: BTreeMap<(Stream, u64), String>,
     halted: bool,
+    tick_wanted: bool,
 }
 
 /// What became of an input, to be told to its sender after the append.
@@ -103,8 +105,8 @@ impl<E: Into<EngineError>> From<E> for Stop {
 pub struct Office<'a> {
     /// The log.
     pub log: Arc<dyn Log>,
-    /// The keyed state over the store that belongs to the log.
-    pub state: State,
+    /// The store that belongs to the log.
+    pub store: Arc<dyn Store>,
     /// Keys and deployment.
     pub identity: &'a Identity,
     /// Where this node answers.
@@ -141,21 +143,23 @@ impl Owner {
     /// A damaged log, a head record that is ahead of it, or folds that now say something else
     /// than the chain holds.
     pub fn elect(office: Office<'_>, wall: Ns) -> Result<Self, EngineError> {
-        let Office { log, mut state, identity, endpoint, mut heads, mut chance } = office;
+        let Office { log, store, identity, endpoint, mut heads, mut chance } = office;
+        let mut state = State::new(store.clone())?;
         let head = log.head()?;
-        heads.restore(&*log, &state, &head)?;
         let place = Place {
             genesis: schemas::link::genesis(&head.deployment, head.partition),
             partition: head.partition,
             wall,
         };
-        super::replay::catch_up(&*log, &mut state, &place, &head)?;
+        super::replay::catch_up(&*log, &*store, &mut state, &place, &head)?;
+        heads.restore(&*log, &state, &head)?;
         let mut seed = [0; 32];
         chance(&mut seed);
         let epoch_key = KeyPair::from_seed(&seed);
         let taken = head.positions;
         let mut owner = Owner {
             log,
+            store,
             state,
             head,
             taken,
@@ -166,15 +170,20 @@ impl Owner {
             chance,
             alone: BTreeMap::new(),
             halted: false,
+            tick_wanted: false,
         };
         loop {
             let elected = owner.election(identity, &endpoint);
             let mut draught = Draught { positions: owner.head.positions, ..Draught::default() };
-            let input = owner.own(elected.into(), "owner".to_owned());
+            let input = owner.own(elected.clone().into(), "owner".to_owned());
             owner.fold_into(&mut draught, input, &[], None).map_err(Stop::into_error)?;
             let epoch = owner.head.epoch + 1;
             if owner.append(draught, epoch)?.is_some() {
-                owner.heads.epoch(&owner.head, &owner.epoch_key);
+                owner.heads.epoch(ledger::EpochKey::elected(
+                    &owner.head.deployment,
+                    owner.head.partition,
+                    &elected,
+                ));
                 return Ok(owner);
             }
             owner.reread()?;
@@ -266,9 +275,37 @@ impl Owner {
         &self.heads
     }
 
-    /// The folded state, for readers on this thread.
-    pub fn state(&mut self) -> &mut State {
-        &mut self.state
+    /// Reads the folded state through the eyes of `processor`.
+    pub fn look<T>(&mut self, processor: &'static str, look: impl FnOnce(&View<'_>) -> T) -> T {
+        let mut store = fold::Keyed(&mut self.state);
+        look(&View::new(&mut store, processor))
+    }
+
+    /// Version, digest and place of a configuration in force.
+    pub fn active_config(&mut self, name: &str) -> Option<bookkeeping::Active> {
+        self.look(bookkeeping::PROCESSOR.name, |view| view.load(&format!("config/{name}")))
+    }
+
+    /// The registered key of a signer.
+    pub fn signer(&mut self, name: &str) -> Option<PublicKey> {
+        let signers = self.look("config", topologies::config::signers);
+        signers.keys.get(name).copied()
+    }
+
+    /// Has the next cycle tick, though nothing else is to be done: while a start lease is
+    /// wanted, the chain moves more often than a lease lasts (protocol.md §7).
+    pub fn want_tick(&mut self) {
+        self.tick_wanted = true;
+    }
+
+    /// The log that it writes.
+    pub fn log(&self) -> &Arc<dyn Log> {
+        &self.log
+    }
+
+    /// The tree and its signed heads, with the state that holds its full tiles.
+    pub fn tree(&self) -> (&Heads, &State) {
+        (&self.heads, &self.state)
     }
 
     fn take_tick(&mut self, draught: &mut Draught, wall: Ns) -> Result<(), Stop> {
@@ -279,7 +316,8 @@ impl Owner {
             self.log.take(*stream, from, 1).is_ok_and(|records| !records.is_empty())
         });
         let spacing = if busy { last + TICK_ACTIVE } else { self.next_due() };
-        if last != Ns(0) && wall < spacing {
+        let wanted = std::mem::take(&mut self.tick_wanted) && last < wall;
+        if last != Ns(0) && wall < spacing && !wanted {
             return Ok(());
         }
         // The wall clock may step back; tick time does not.
@@ -342,8 +380,7 @@ impl Owner {
     /// The entry that an earlier event with the same client id became, from folded state alone.
     fn first_of(&mut self, event: &Event) -> Option<First> {
         let key = bookkeeping::client_id(event)?;
-        let mut store = fold::Keyed(&mut self.state);
-        View::new(&mut store, bookkeeping::PROCESSOR.name).load(&key)
+        self.look(bookkeeping::PROCESSOR.name, |view| view.load(&key))
     }
 
     fn take_telemetry(&mut self, draught: &mut Draught) -> Result<(), Stop> {
@@ -511,7 +548,8 @@ impl Owner {
             let place = schemas::envelope::reference(head.partition, self.head.next_seq);
             return Err(EngineError::Superseded { place });
         }
-        super::replay::catch_up(&*self.log, &mut self.state, &self.place, &head)?;
+        let Owner { log, store, state, place, .. } = self;
+        super::replay::catch_up(&**log, &**store, state, place, &head)?;
         self.heads.restore(&*self.log, &self.state, &head)?;
         self.taken = head.positions;
         self.head = head;

@@ -20,6 +20,8 @@ pub type Answer = Taken;
 
 /// Seals are at least this far apart, so that samples share an fsync (protocol.md §4).
 const SEAL_SPACING: Duration = Duration::from_millis(50);
+/// D of protocol.md §7.
+pub const LEASE: Duration = Duration::from_secs(2);
 /// Work that may wait before senders do.
 const QUEUE: usize = 4096;
 
@@ -46,6 +48,7 @@ struct Shared {
     work: Sender<Work>,
     moved: watch::Sender<Moved>,
     stop: AtomicBool,
+    newest: Mutex<Option<Instant>>,
 }
 
 /// The running engine. Dropping it stops the thread after the batch in hand.
@@ -72,6 +75,7 @@ impl Engine {
             work,
             moved: watch::Sender::new(start),
             stop: AtomicBool::new(false),
+            newest: Mutex::default(),
         });
         let handle = Handle(shared.clone());
         let thread = std::thread::Builder::new()
@@ -140,6 +144,13 @@ impl Handle {
         receiver
     }
 
+    /// What is left of the owner's lease: it ends [`LEASE`] after the owner first sent its newest
+    /// batch since read back linked, so an owner that the chain has left cannot renew.
+    pub fn lease_left(&self) -> Duration {
+        let newest = *self.0.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.map_or(Duration::ZERO, |sent| LEASE.saturating_sub(sent.elapsed()))
+    }
+
     /// Follows the end of the journal.
     pub fn follow(&self) -> watch::Receiver<Moved> {
         self.0.moved.subscribe()
@@ -148,6 +159,11 @@ impl Handle {
     /// The log, for followers that read behind the owner.
     pub fn log(&self) -> Arc<dyn Log> {
         self.0.log.clone()
+    }
+
+    /// Has the owner run a cycle now.
+    pub fn wake(&self) {
+        self.nudge(Work::Input);
     }
 
     fn nudge(&self, work: Work) {
@@ -203,7 +219,11 @@ fn wait(todo: &Receiver<Work>, owner: &mut Owner, last_cycle: Instant) {
 
 fn cycles(shared: &Shared, owner: &mut Owner) -> Result<(), EngineError> {
     loop {
+        let sent = Instant::now();
         let cycle = owner.cycle(wall_now())?;
+        if cycle.batch.is_some() {
+            *shared.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
+        }
         let mut waiters = shared.waiters.lock().unwrap_or_else(PoisonError::into_inner);
         for taken in cycle.taken {
             if let Some(waiter) = waiters.remove(&(taken.stream, taken.position)) {

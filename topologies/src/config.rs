@@ -46,6 +46,20 @@ pub struct Service {
     pub release: Option<Release>,
     /// Services that it calls.
     pub depends_on: Vec<String>,
+    /// Milliseconds between probes; 0 takes the profile's number.
+    pub probe_every_ms: u64,
+    /// Milliseconds in which it must be well after a start; 0 is the runner's own.
+    pub start_timeout_ms: u64,
+    /// Requests besides GET and HEAD that are safe to repeat, `METHOD /prefix`.
+    pub safe: Vec<String>,
+    /// A file whose modification time is its heartbeat, for services without a probe URL.
+    pub heartbeat_file: String,
+    /// Milliseconds after which a heartbeat is too old; 0 is the runner's own.
+    pub heartbeat_max_age_ms: u64,
+    /// Folder in which it runs; empty is the release's, or one that is kept for it.
+    pub cwd: String,
+    /// Variables beside the few that every service gets.
+    pub variables: BTreeMap<String, String>,
 }
 
 /// A release by digest.
@@ -139,6 +153,11 @@ pub fn services(view: &View<'_>) -> Vec<Service> {
 /// The registered signers.
 pub fn signers(view: &View<'_>) -> Signers {
     view.peek(PROCESSOR.name, "signers").unwrap_or_default()
+}
+
+/// All runners, in order of host.
+pub fn hosts(view: &View<'_>) -> Vec<Host> {
+    view.peek_list(PROCESSOR.name, "runner/").into_iter().map(|(_, it)| it).collect()
 }
 
 /// The runner of that host.

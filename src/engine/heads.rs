@@ -1,0 +1,218 @@
+//! Tree heads: the Merkle tree over the partition's entries, read back before it is signed, and
+//! the head record that lies outside the data directory.
+//!
+//! Two trees grow side by side. One takes what the owner appended; the other takes only what the
+//! log gives back. A head is signed when both have the same root: a public log died of one
+//! flipped bit that had been signed (ledger.md).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ledger::checkpoint::{Checkpoint, SignedHead};
+use ledger::entry::EntryProof;
+use ledger::epoch::EpochKey;
+use ledger::tree::{TileId, Tree};
+use ledger::{checkpoint, proof};
+use schemas::signature::KeyPair;
+use schemas::{Batch, Hash, Head, Ns};
+use state::head_record::Signed;
+use state::{HeadRecord, Log, State};
+
+use super::EngineError;
+
+/// A head is signed at most this long after an append (protocol.md §6).
+const SIGN_WITHIN: Ns = Ns::from_ms(100);
+/// Batches are read back in runs of about this size.
+const READ_BYTES: usize = 4 * 1024 * 1024;
+
+/// The tree and its signed heads.
+pub struct Heads {
+    tree: Tree,
+    read_back: Tree,
+    epoch_key: Option<EpochKey>,
+    signed: Option<SignedHead>,
+    signed_at: Ns,
+    record: HeadRecord,
+    note_path: Option<PathBuf>,
+}
+
+impl Heads {
+    /// Opens the head record at `record`; the latest signed head is also written to `note`.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn open(record: &Path, note: Option<PathBuf>) -> Result<Self, EngineError> {
+        Ok(Heads {
+            tree: Tree::new(),
+            read_back: Tree::new(),
+            epoch_key: None,
+            signed: None,
+            signed_at: Ns(0),
+            record: HeadRecord::open(record)?,
+            note_path: note,
+        })
+    }
+
+    /// Rebuilds the tree at `head` from its full tiles and the entries after them, and refuses a
+    /// log that is behind its head record or tells another history.
+    ///
+    /// # Errors
+    /// A log that cannot be read, or one that does not continue the recorded head (A06).
+    pub fn restore(&mut self, log: &dyn Log, state: &State, head: &Head) -> Result<(), EngineError> {
+        let size = head.next_seq;
+        let first = size - size % ledger::tree::TILE_HASHES as u64;
+        let mut tail = Vec::new();
+        let mut seq = first;
+        while seq < size {
+            for batch in log.read(seq, READ_BYTES)? {
+                let entries = batch.entries.iter().filter(|it| it.envelope.seq >= first);
+                tail.extend(entries.map(schemas::Entry::leaf));
+                seq = batch.next_seq();
+            }
+        }
+        self.tree = Tree::restore(size, &|id| tile(state, id), &tail)?;
+        self.read_back = self.tree.clone();
+        self.signed = None;
+        self.record.check(head)?;
+        if let Some(known) = self.record.last().copied() {
+            let offered = self.tree.root_at(known.size, &|id| tile(state, id))?;
+            if offered != known.root {
+                let Signed { size, root, .. } = known;
+                return Err(ledger::Error::Fork { size, known: root, offered }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the leaves of a batch that is about to be appended; its full tiles go into the same
+    /// write as the batch.
+    pub fn grow(&mut self, batch: &Batch, state: &mut State) {
+        for entry in &batch.entries {
+            self.tree.push(entry.leaf());
+        }
+        for (id, bytes) in self.tree.take_full_tiles() {
+            state.put(&tile_key(id), bytes);
+        }
+    }
+
+    /// The key under which heads are signed from now on.
+    pub fn epoch(&mut self, key: EpochKey) {
+        self.epoch_key = Some(key);
+    }
+
+    /// Signs the head of the tree, if it has grown and a signature is due, or `force`.
+    ///
+    /// Order: read back, compare, sign, write the note for readers, fsync the head record. A
+    /// crash before the last step leaves a record that is behind, which is no contradiction.
+    ///
+    /// # Errors
+    /// [`EngineError::ReadBack`] names the first batch that reads back differently; the head
+    /// record refuses a regress.
+    pub fn sign(
+        &mut self,
+        log: &dyn Log,
+        head: &Head,
+        key: &KeyPair,
+        wall: Ns,
+        force: bool,
+    ) -> Result<(), EngineError> {
+        let Some(epoch_key) = &self.epoch_key else { return Ok(()) };
+        let behind = self.signed_size() < head.next_seq;
+        if !behind || !(force || self.due_in(wall).is_zero()) {
+            return Ok(());
+        }
+        let from = self.read_back.size();
+        let mut seq = from;
+        while seq < head.next_seq {
+            for batch in log.read(seq, READ_BYTES)? {
+                batch.entries.iter().for_each(|entry| self.read_back.push(entry.leaf()));
+                seq = batch.next_seq();
+            }
+        }
+        self.read_back.take_full_tiles();
+        if self.read_back.root() != self.tree.root() {
+            let place = schemas::envelope::reference(head.partition, from);
+            return Err(EngineError::ReadBack { place });
+        }
+        let (size, root) = (head.next_seq, self.tree.root());
+        let checkpoint = Checkpoint::new(&head.deployment, head.partition, size, root);
+        let note = checkpoint.sign(epoch_key.epoch, key)?;
+        if let Some(path) = &self.note_path {
+            write_note(path, &note.encode())?;
+        }
+        let epoch = epoch_key.epoch;
+        self.record.advance(Signed { size, root, batch: head.hash, epoch })?;
+        self.signed = Some(SignedHead { checkpoint, epoch: epoch_key.epoch, note });
+        self.signed_at = wall;
+        Ok(())
+    }
+
+    /// How long until a head is to be signed; long when none is.
+    pub fn due_in(&self, wall: Ns) -> Duration {
+        if self.signed_size() == self.tree.size() {
+            return Duration::from_secs(5);
+        }
+        (self.signed_at + SIGN_WITHIN).since(wall).as_duration()
+    }
+
+    /// The latest signed head and the key that it verifies under.
+    pub fn signed(&self) -> Option<(&SignedHead, &EpochKey)> {
+        self.signed.as_ref().zip(self.epoch_key.as_ref())
+    }
+
+    fn signed_size(&self) -> u64 {
+        self.signed.as_ref().map_or(0, |it| it.checkpoint.size)
+    }
+
+    /// The proof that entry `seq` stands under the latest signed head.
+    ///
+    /// # Errors
+    /// No head is signed yet that covers it.
+    pub fn prove(&self, state: &State, seq: u64) -> Result<EntryProof, ledger::Error> {
+        let missing = ledger::Error::Range { place: seq, size: self.signed_size() };
+        let Some((signed, epoch_key)) = self.signed() else { return Err(missing) };
+        let size = signed.checkpoint.size;
+        let path = proof::inclusion(&self.tree, seq, size, &|id| tile(state, id))?;
+        Ok(EntryProof {
+            index: seq,
+            size,
+            path,
+            checkpoint: signed.note.encode(),
+            epoch_key: epoch_key.clone(),
+        })
+    }
+
+    /// The proof that the latest signed head extends the tree at `old`.
+    ///
+    /// # Errors
+    /// `old` is larger than the signed head.
+    pub fn extends(&self, state: &State, old: u64) -> Result<Vec<Hash>, ledger::Error> {
+        proof::consistency(&self.tree, old, self.signed_size(), &|id| tile(state, id))
+    }
+}
+
+/// Readers see the old note or the new one. It is not fsynced: the head record is what counts,
+/// and a note that is lost is signed again.
+fn write_note(path: &Path, note: &[u8]) -> Result<(), EngineError> {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, note)
+        .and_then(|()| std::fs::rename(&beside, path))
+        .map_err(|source| EngineError::Io { what: format!("writing {}", path.display()), source })
+}
+
+/// Where a full tile stands in the state. Persisted: frozen.
+fn tile_key(id: TileId) -> Vec<u8> {
+    let mut key = b"tree/".to_vec();
+    key.push(id.level);
+    key.extend_from_slice(&id.index.to_be_bytes());
+    key
+}
+
+fn tile(state: &State, id: TileId) -> Option<Vec<u8>> {
+    state.get(&tile_key(id))
+}
+
+/// The name under which heads of a partition are signed.
+pub fn origin(head: &Head) -> String {
+    checkpoint::origin(&head.deployment, head.partition)
+}

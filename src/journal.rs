@@ -1,0 +1,51 @@
+//! What followers and commands read: the chain and its telemetry, behind the owner or beside a
+//! running process. Everything that only reads takes this, and so cannot append.
+
+use schemas::{Batch, Head, Stream};
+use state::embedded::Reader;
+use state::{Log, LogError};
+
+/// A chain that can be read.
+pub trait Journal {
+    /// The end of the linked chain.
+    ///
+    /// # Errors
+    /// The log is damaged.
+    fn head(&self) -> Result<Head, LogError>;
+
+    /// Linked batches in order, the first of which holds `from_seq`.
+    ///
+    /// # Errors
+    /// The log is damaged.
+    fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError>;
+
+    /// Telemetry records with their positions, from `from` on.
+    ///
+    /// # Errors
+    /// The log is damaged.
+    fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError>;
+}
+
+impl Journal for dyn Log + '_ {
+    fn head(&self) -> Result<Head, LogError> {
+        Log::head(self)
+    }
+    fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
+        Log::read(self, from_seq, bytes_max)
+    }
+    fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+        Log::take(self, Stream::Telemetry, from, bytes_max)
+    }
+}
+
+impl Journal for Reader {
+    fn head(&self) -> Result<Head, LogError> {
+        Reader::head(self)
+    }
+    fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
+        Reader::read(self, from_seq, bytes_max)
+    }
+    fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+        Reader::take(self, from, bytes_max)
+    }
+}

@@ -1,0 +1,105 @@
+//! Healwright as a library: what `main` runs, and what the black-box tests and benches reach.
+//!
+//! Read [`engine`] first (the owner's cycle), then [`node`] (how everything is put together),
+//! then [`dispatch`] (from decision to effect).
+
+pub mod bench;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod dispatch;
+pub mod doctor;
+pub mod engine;
+pub mod evidence;
+pub mod http;
+pub mod journal;
+pub mod keys;
+pub mod node;
+pub mod notify;
+pub mod out;
+pub mod projection;
+pub mod session;
+pub mod up;
+pub mod watch;
+pub mod words;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use schemas::event::{ApprovalVerdict, FreezeVerb};
+
+use crate::cli::{Cli, Command, Form, act, read, release};
+use crate::out::Out;
+use crate::session::Session;
+
+/// Runs the command line. 0 done, 1 the answer is no, 2 usage or error.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let out = Out { form: cli.global.output, quiet: cli.global.quiet };
+    match command(&cli, out) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            out.error("failed", &format!("{error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Usage errors exit with 2 and help with 0; with `-o json` they are JSON too.
+fn usage(error: &clap::Error) -> ExitCode {
+    let json = std::env::args().collect::<Vec<_>>().windows(2).any(|it| {
+        matches!(it[0].as_str(), "-o" | "--output") && it[1] == "json"
+    });
+    if error.use_stderr() && json {
+        let out = Out { form: Form::Json, quiet: false };
+        out.error("usage", error.to_string().trim());
+    } else {
+        // Nobody is left to tell when the terminal is gone.
+        let _ = error.print();
+    }
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}
+
+fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
+    let session = Session::new(cli.global.data.as_deref());
+    match &cli.command {
+        Command::Up(args) => up::up(&session, out, args),
+        Command::Demo(args) => demo::run(out, args),
+        Command::Watch(args) => watch::run(&session, out, args),
+        Command::Status => read::status(&session, out),
+        Command::Explain(args) => read::explain(&session, out, &args.id),
+        Command::Incident(args) => read::incident(&session, out, args),
+        Command::Proposals(args) => read::proposals(&session, out, args),
+        Command::Approve(args) => act::approve(&session, out, args, ApprovalVerdict::Approve),
+        Command::Reject(args) => act::approve(&session, out, args, ApprovalVerdict::Reject),
+        Command::Release(args) => release::run(&session, out, args),
+        Command::Change(args) => act::change(&session, out, args),
+        Command::Events(args) => read::events(&session, out, args),
+        Command::Freeze(args) => act::freeze(&session, out, args, FreezeVerb::Freeze),
+        Command::Unfreeze(args) => act::freeze(&session, out, args, FreezeVerb::Unfreeze),
+        Command::Export(args) => evidence::export(&session, out, &args.to),
+        Command::Verify(args) => evidence::verify(&session, out, args),
+        Command::Replay => evidence::replay(&session, out),
+        Command::Repair(args) => evidence::repair(&session, out, args),
+        Command::Doctor => doctor::run(&session, out),
+        Command::Config(args) => up::config(&session, out, args),
+        Command::Bench(args) => bench::run(out, args),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                *shell,
+                &mut Cli::command(),
+                "healwright",
+                &mut std::io::stdout().lock(),
+            );
+            Ok(true)
+        }
+        Command::Runner(args) => up::runner(args),
+        Command::Proxy { dir } => up::proxy(dir),
+        Command::DemoService(args) => demo::service_main(args),
+        Command::SandboxProbe { .. } => up::sandbox_probe(),
+    }
+}

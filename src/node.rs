@@ -1,0 +1,315 @@
+//! A node: everything that `up`, `demo` and `watch` run, put together.
+//!
+//! Order of start: lock and log, keys, head record, election, HTTP, runner. Order of stop: the
+//! runner, HTTP, the owner after its batch, a last signed head. Supervised services and the
+//! proxy outlive all of it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
+use schemas::event::{ConfigActivated, ConfigKind};
+use schemas::signature::{KeyPair, signature_text};
+use schemas::{Actor, ActorKind};
+use serde::Serialize;
+use state::embedded::EmbeddedLog;
+use state::Log;
+use tokio::net::TcpListener;
+use topologies::config::{Service, Signers};
+use topologies::profile::Profile;
+
+use crate::config::Escalation;
+use crate::engine::heads::Heads;
+use crate::engine::owner::{Chance, Office, Owner};
+use crate::engine::{Engine, Handle, Input};
+use crate::http::{App, Inner, gate::Gate};
+use crate::keys::{Identity, KeyDir};
+use crate::projection::Projection;
+use crate::{dispatch, notify};
+
+/// The one partition of an embedded node.
+pub const PARTITION: u32 = 0;
+/// Name under which the operator's key is registered.
+pub const OPERATOR: &str = "operator";
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Data directory.
+    pub data: PathBuf,
+    /// Address of API and page; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Token that writes need.
+    pub token: Option<String>,
+    /// Host names under which the node is addressed.
+    pub hosts: Vec<String>,
+    /// The numbers.
+    pub profile: Profile,
+    /// Services under care.
+    pub services: Vec<Service>,
+    /// Where the head record lies.
+    pub head_record: Option<PathBuf>,
+    /// Who is told when people must act.
+    pub escalation: Escalation,
+    /// Whether to start the local runner.
+    pub runner: bool,
+}
+
+/// A running node.
+pub struct Node {
+    /// Where it answers.
+    pub address: SocketAddr,
+    /// The way into the journal.
+    pub engine: Handle,
+    /// What readers are shown.
+    pub projection: Projection,
+    /// Deployment id.
+    pub deployment: String,
+    activator: Activator,
+    runner: Option<tokio::process::Child>,
+    _engine: Engine,
+}
+
+/// Activates configuration under the operator's signature.
+#[derive(Clone)]
+pub struct Activator {
+    engine: Handle,
+    operator: Arc<KeyPair>,
+}
+
+impl Activator {
+    async fn activate_all(&self, config: &NodeConfig) -> anyhow::Result<()> {
+        let keys = [(OPERATOR.to_owned(), self.operator.public())].into();
+        self.activate("signers", &Signers { keys }).await?;
+        self.activate("profile", &config.profile).await?;
+        for service in &config.services {
+            self.activate(&format!("service/{}", service.name), service).await?;
+        }
+        Ok(())
+    }
+
+    /// Journals a configuration, unless it is in force already.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub async fn activate<T: Serialize>(&self, name: &str, body: &T) -> anyhow::Result<()> {
+        let body = serde_json::to_string(body).context("writing a configuration as JSON")?;
+        let digest = ConfigActivated::digest_of(&body);
+        let asked = name.to_owned();
+        let active = self.engine.ask(move |owner| owner.active_config(&asked));
+        let active = active.await.context("the engine has stopped")?;
+        if active.as_ref().is_some_and(|it| it.digest == digest) {
+            return Ok(());
+        }
+        let mut config = ConfigActivated {
+            kind: ConfigKind::Policy,
+            name: name.to_owned(),
+            version: active.map_or(1, |it| it.version + 1),
+            digest,
+            approved_by: OPERATOR.to_owned(),
+            audit_log_id: None,
+            body: Some(body),
+            signature: None,
+        };
+        let statement = config.statement();
+        let signature = self.operator.sign(schemas::event::CONFIG_DOMAIN, &statement);
+        config.signature = Some(signature_text(&signature));
+        let actor = Actor {
+            id: OPERATOR.to_owned(),
+            kind: ActorKind::Human,
+            key_id: Some(self.operator.public().id()),
+        };
+        let waiting = self.engine.submit(&Input::new(actor, name, config))?;
+        waiting.await.context("the engine has stopped")?;
+        Ok(())
+    }
+}
+
+/// The data directory's parts.
+#[derive(Clone, Debug)]
+pub struct Layout(pub PathBuf);
+
+impl Layout {
+    /// The log and the state.
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal")
+    }
+    /// The runner's own directory.
+    pub fn runner(&self) -> PathBuf {
+        self.0.join("runner")
+    }
+    /// The socket that runners call in on.
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("run").join("control.sock")
+    }
+    /// Where a running node says its address and pid.
+    pub fn running(&self) -> PathBuf {
+        self.0.join("run").join("node.json")
+    }
+    /// The latest signed head.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.0.join("checkpoint")
+    }
+    /// The deployment's id.
+    pub fn deployment(&self) -> PathBuf {
+        self.0.join("deployment")
+    }
+}
+
+/// Where the head record lies unless the configuration says otherwise: outside the data
+/// directory, so that restoring a backup of it does not restore the record too.
+pub fn head_record_default(deployment: &str) -> PathBuf {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let state = std::env::var_os("XDG_STATE_HOME").map_or(home.join(".local/state"), PathBuf::from);
+    state.join("healwright").join("heads").join(format!("{deployment}-{PARTITION}"))
+}
+
+/// Chance from the operating system.
+pub fn os_chance() -> Chance {
+    Box::new(|buffer| {
+        getrandom::fill(buffer).expect("the operating system gives randomness or nothing is safe");
+    })
+}
+
+/// Opens the log and takes office.
+///
+/// # Errors
+/// Another process has the directory, something is damaged, or the log is behind its head
+/// record.
+pub fn open(
+    config: &NodeConfig,
+    identity: &Identity,
+    endpoint: &str,
+) -> anyhow::Result<(Owner, Arc<dyn Log>)> {
+    let layout = Layout(config.data.clone());
+    let deployment = &identity.deployment;
+    let log = EmbeddedLog::open(&config.data, deployment, PARTITION)?;
+    let log = Arc::new(log);
+    std::fs::write(layout.deployment(), format!("{deployment}\n"))
+        .with_context(|| format!("writing {}", layout.deployment().display()))?;
+    let record = config.head_record.clone().unwrap_or_else(|| head_record_default(deployment));
+    let heads = Heads::open(&record, Some(layout.checkpoint()))?;
+    let office = Office {
+        log: log.clone(),
+        store: log.clone(),
+        identity,
+        endpoint: endpoint.to_owned(),
+        heads,
+        chance: os_chance(),
+    };
+    let owner = Owner::elect(office, crate::engine::wall_now())?;
+    Ok((owner, log))
+}
+
+impl Node {
+    /// Starts everything; returns when the node is ready.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting, with what to do about it.
+    pub async fn start(config: NodeConfig, metrics: PrometheusHandle) -> anyhow::Result<Self> {
+        let layout = Layout(config.data.clone());
+        let run = layout.socket();
+        let run = run.parent().unwrap_or(&config.data);
+        std::fs::create_dir_all(run).with_context(|| format!("creating {}", run.display()))?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("listening on {}", config.listen))?;
+        let address = listener.local_addr().context("asking for the address")?;
+        let keys = KeyDir::of(&config.data);
+        let identity = keys.identity()?;
+        let operator = keys.operator()?;
+        let (owner, log) = open(&config, &identity, &address.to_string())?;
+        let engine = Engine::start(owner, log)?;
+        let handle = engine.handle();
+        let projection = Projection::follow(handle.clone());
+        notify::follow(handle.clone(), config.escalation.clone());
+        let activator = Activator { engine: handle.clone(), operator: Arc::new(operator) };
+        activator.activate_all(&config).await?;
+        let confirmations =
+            dispatch::listen(&layout, handle.clone(), activator.clone(), &identity.deployment)?;
+        let app = App(Arc::new(Inner {
+            engine: handle.clone(),
+            projection: projection.clone(),
+            gate: Gate {
+                listen: address,
+                token: config.token.clone(),
+                hosts: config.hosts.clone(),
+            },
+            metrics,
+            partition: PARTITION,
+            confirmations,
+        }));
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, crate::http::router(app)).await {
+                tracing::error!(%error, "the HTTP listener stopped");
+            }
+        });
+        let mut node = Node {
+            address,
+            engine: handle,
+            projection,
+            deployment: identity.deployment,
+            activator,
+            runner: None,
+            _engine: engine,
+        };
+        if config.runner {
+            node.runner = Some(start_runner(&layout, &node.deployment)?);
+        }
+        let running = serde_json::json!({ "pid": std::process::id(), "http": address.to_string() });
+        std::fs::write(layout.running(), format!("{running}\n"))
+            .with_context(|| format!("writing {}", layout.running().display()))?;
+        Ok(node)
+    }
+
+    /// Journals a configuration under the operator's signature, unless it is in force already.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub async fn activate<T: Serialize>(&self, name: &str, body: &T) -> anyhow::Result<()> {
+        self.activator.activate(name, body).await
+    }
+
+    /// Stops the runner and waits for it; services and proxy go on.
+    pub async fn stop(mut self) {
+        if let Some(mut runner) = self.runner.take() {
+            if let Some(pid) = runner.id().and_then(|id| i32::try_from(id).ok()) {
+                if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                    // It may have ended by itself; then there is nothing to stop.
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+                }
+            }
+            let grace = std::time::Duration::from_secs(3);
+            if tokio::time::timeout(grace, runner.wait()).await.is_err() {
+                let _ = runner.kill().await;
+            }
+        }
+    }
+}
+
+/// The same program as a runner, in a process of its own.
+fn start_runner(layout: &Layout, deployment: &str) -> anyhow::Result<tokio::process::Child> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let log = runner_log(&layout.0)?;
+    tokio::process::Command::new(program)
+        .arg("runner")
+        .arg("--dir")
+        .arg(layout.runner())
+        .arg("--socket")
+        .arg(layout.socket())
+        .args(["--deployment", deployment])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .context("starting the runner")
+}
+
+fn runner_log(data: &Path) -> anyhow::Result<std::fs::File> {
+    let path = data.join("run").join("runner.log");
+    std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))
+}

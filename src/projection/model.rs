@@ -1,0 +1,340 @@
+//! The model: one struct, folded entry by entry.
+
+use std::collections::BTreeMap;
+
+use schemas::event::{
+    ApprovalGiven, DeployPhase, DeployState, GovernanceDecision, Health, IncidentChanged,
+    IncidentStatus, L3ExecutionResult, Mode, RemediationProposed, Signal,
+};
+use schemas::{Cause, Envelope, Event, Kind, Ns, Uuid};
+use topologies::config::{Service, Signers};
+use topologies::profile::Profile;
+
+use crate::words;
+
+/// Resolved incidents kept with their lines; older ones stand in the journal.
+const INCIDENTS_MAX: usize = 10_000;
+
+/// Everything that readers are shown.
+#[derive(Debug, Default)]
+pub struct Model {
+    /// Entries folded.
+    pub next_seq: u64,
+    /// Epoch of the owner.
+    pub epoch: u64,
+    /// When the first entry was written.
+    pub since: Option<Ns>,
+    /// Wall time of the last entry.
+    pub wall: Ns,
+    /// Operating mode; `None` is unknown and fails closed.
+    pub mode: Option<(Mode, u64, String)>,
+    /// The active profile.
+    pub profile: Option<Profile>,
+    /// Registered signers.
+    pub signers: Signers,
+    /// Services by name.
+    pub services: BTreeMap<String, ServiceView>,
+    /// Incidents by id, oldest first by their first entry.
+    pub incidents: BTreeMap<String, IncidentView>,
+    /// Proposals by id.
+    pub proposals: BTreeMap<Uuid, ProposalView>,
+    /// Rollouts by deployment id.
+    pub rollouts: BTreeMap<Uuid, RolloutView>,
+    /// Trust by component.
+    pub trust: BTreeMap<String, f64>,
+    order: Vec<String>,
+    requests: BTreeMap<Uuid, Option<String>>,
+}
+
+/// A service as it stands.
+#[derive(Debug, Default, Clone)]
+pub struct ServiceView {
+    /// What is known of it.
+    pub config: Service,
+    /// Colour by signal, and when it was last judged.
+    pub signals: BTreeMap<Signal, (Health, f64, Ns)>,
+    /// Attempts that fired, newest last.
+    pub attempts: Vec<Ns>,
+    /// Why the last trigger was refused, if it was.
+    pub refused: Option<(Ns, String)>,
+}
+
+/// An incident and its lines.
+#[derive(Debug, Clone)]
+pub struct IncidentView {
+    /// As it stands.
+    pub incident: IncidentChanged,
+    /// Sequence of its first entry.
+    pub opened: u64,
+    /// Every entry that belongs to it, oldest first.
+    pub lines: Vec<Line>,
+    /// Whether people were told.
+    pub escalated: bool,
+}
+
+/// One entry in a timeline.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// The entry.
+    pub seq: u64,
+    /// When, by the sequencer's clock.
+    pub at: Ns,
+    /// What it is.
+    pub kind: Kind,
+    /// In one sentence.
+    pub text: String,
+    /// Who said it.
+    pub by: String,
+    /// The entry it came from, where it came from one.
+    pub from: Option<u64>,
+}
+
+/// A proposal and what became of it.
+#[derive(Debug, Clone)]
+pub struct ProposalView {
+    /// The proposal.
+    pub proposal: RemediationProposed,
+    /// Its entry.
+    pub seq: u64,
+    /// When it was made.
+    pub at: Ns,
+    /// What policy said last.
+    pub decision: Option<GovernanceDecision>,
+    /// Signatures.
+    pub approvals: Vec<ApprovalGiven>,
+    /// What came of it.
+    pub result: Option<L3ExecutionResult>,
+    /// Lines of its votes and results.
+    pub lines: Vec<Line>,
+}
+
+/// A rollout as it stands.
+#[derive(Debug, Clone)]
+pub struct RolloutView {
+    /// Last state.
+    pub state: DeployState,
+    /// When it began.
+    pub began: Ns,
+    /// When it last moved.
+    pub at: Ns,
+    /// Every state it went through.
+    pub lines: Vec<Line>,
+}
+
+impl ServiceView {
+    /// The worst colour of its signals; unknown before the first.
+    pub fn health(&self) -> Health {
+        self.signals.values().map(|(health, _, _)| *health).max().unwrap_or(Health::Unknown)
+    }
+}
+
+impl Model {
+    /// Incidents, newest first.
+    pub fn incidents(&self) -> impl Iterator<Item = &IncidentView> {
+        self.order.iter().rev().filter_map(|id| self.incidents.get(id))
+    }
+
+    /// The incident of that id, or the only one whose id begins so.
+    pub fn incident(&self, id: &str) -> Option<&IncidentView> {
+        if let Some(found) = self.incidents.get(id) {
+            return Some(found);
+        }
+        let mut near = self.incidents.iter().filter(|(of, _)| {
+            of.starts_with(id) || of.strip_prefix("inc-").is_some_and(|of| of.starts_with(id))
+        });
+        near.next().filter(|_| near.next().is_none()).map(|(_, found)| found)
+    }
+
+    /// The proposal of that id, or the only one whose id begins so.
+    pub fn proposal(&self, id: &str) -> Option<&ProposalView> {
+        let mut near = self.proposals.iter().filter(|(of, _)| of.to_string().starts_with(id));
+        near.next().filter(|_| near.next().is_none()).map(|(_, found)| found)
+    }
+
+    /// Incidents that are not over.
+    pub fn n_open(&self) -> usize {
+        let open = |it: &&IncidentView| it.incident.status != IncidentStatus::Resolved;
+        self.incidents.values().filter(open).count()
+    }
+
+    /// Proposals that wait for a person, newest first.
+    pub fn waiting(&self) -> Vec<&ProposalView> {
+        let mut waiting: Vec<_> =
+            self.proposals.values().filter(|it| it.waits_for_a_person()).collect();
+        waiting.sort_by_key(|it| std::cmp::Reverse(it.seq));
+        waiting
+    }
+
+    /// Folds one entry.
+    pub fn fold(&mut self, envelope: &Envelope, event: &Event) {
+        self.since.get_or_insert(envelope.wall);
+        self.wall = envelope.wall;
+        let line = Line {
+            seq: envelope.seq,
+            at: envelope.wall,
+            kind: envelope.kind,
+            text: words::sentence(event),
+            by: envelope.actor.id.clone(),
+            from: match &envelope.cause {
+                Cause::Derived { from, .. } => Some(*from),
+                Cause::Observed { .. } | Cause::Owner { .. } => None,
+            },
+        };
+        self.fold_incident(envelope, event, &line);
+        self.fold_proposal(envelope, event, &line);
+        self.fold_service(envelope, event);
+        self.fold_node(event, &line);
+    }
+
+    fn fold_node(&mut self, event: &Event, line: &Line) {
+        if let Event::ModeChanged(it) = event {
+            self.mode = Some((it.to, it.mode_epoch, it.cause.clone()));
+        } else if let Event::KpiTrustUpdate(it) = event {
+            self.trust.insert(it.component.clone(), it.after);
+        } else if let Event::DeployState(it) = event {
+            let rollout = self.rollouts.entry(it.deployment_id).or_insert_with(|| RolloutView {
+                state: it.clone(),
+                began: line.at,
+                at: line.at,
+                lines: Vec::new(),
+            });
+            rollout.state = it.clone();
+            rollout.at = line.at;
+            rollout.lines.push(line.clone());
+        }
+    }
+
+    fn fold_service(&mut self, envelope: &Envelope, event: &Event) {
+        if let Event::ConfigActivated(it) = event {
+            let body = it.body.as_deref().unwrap_or_default();
+            if it.name == "profile" {
+                self.profile = serde_json::from_str(body).ok();
+            } else if it.name == "signers" {
+                self.signers = serde_json::from_str(body).unwrap_or_default();
+            } else if let Some(name) = it.name.strip_prefix("service/") {
+                let service = self.services.entry(name.to_owned()).or_default();
+                service.config = serde_json::from_str(body).unwrap_or_default();
+            }
+        } else if let Event::SloAnomalyDetected(it) = event {
+            let service = self.services.entry(it.service.clone()).or_default();
+            service.signals.insert(it.signal, (it.health_to, it.observed, envelope.wall));
+        } else if let Event::HealTriggerEvaluated(it) = event {
+            let Some(name) = &it.service else { return };
+            let service = self.services.entry(name.clone()).or_default();
+            if it.fired {
+                service.attempts.push(envelope.tick);
+                service.refused = None;
+            } else {
+                let why = it.reason.clone().unwrap_or_else(|| it.verdict.to_string());
+                service.refused = Some((envelope.wall, why));
+            }
+        } else if let Event::DeployState(it) = event {
+            if it.state == DeployPhase::Commit {
+                let service = self.services.entry(it.service.clone()).or_default();
+                if let Some(release) = &mut service.config.release {
+                    release.version = it.version.clone().unwrap_or_default();
+                    release.digest = it.digest.clone().unwrap_or_default();
+                }
+            }
+        }
+    }
+
+    fn fold_incident(&mut self, envelope: &Envelope, event: &Event, line: &Line) {
+        let mut of = envelope.correlation.clone();
+        if let Event::RunnerRequest(it) = event {
+            self.requests.insert(it.id, of.clone());
+        } else if let Event::RunnerResult(it) = event {
+            of = of.or_else(|| self.requests.remove(&it.id).flatten());
+        } else if let Event::IncidentChanged(it) = event {
+            of = Some(it.incident_id.clone());
+            if !self.incidents.contains_key(&it.incident_id) {
+                self.order.push(it.incident_id.clone());
+                let view = IncidentView {
+                    incident: it.clone(),
+                    opened: envelope.seq,
+                    lines: Vec::new(),
+                    escalated: false,
+                };
+                self.incidents.insert(it.incident_id.clone(), view);
+                self.forget_oldest();
+            }
+        }
+        let Some(view) = of.and_then(|id| self.incidents.get_mut(&id)) else { return };
+        if let Event::IncidentChanged(it) = event {
+            view.incident = it.clone();
+        }
+        view.escalated |= matches!(event, Event::HealEscalated(_));
+        view.lines.push(line.clone());
+    }
+
+    fn forget_oldest(&mut self) {
+        if self.order.len() > INCIDENTS_MAX {
+            let oldest = self.order.remove(0);
+            self.incidents.remove(&oldest);
+        }
+    }
+
+    fn fold_proposal(&mut self, envelope: &Envelope, event: &Event, line: &Line) {
+        if let Event::RemediationProposed(it) = event {
+            let view = ProposalView {
+                proposal: it.clone(),
+                seq: envelope.seq,
+                at: envelope.wall,
+                decision: None,
+                approvals: Vec::new(),
+                result: None,
+                lines: vec![line.clone()],
+            };
+            self.proposals.insert(it.proposal_id, view);
+            return;
+        }
+        let id = match event {
+            Event::VoteCast(it) => it.proposal_id,
+            Event::L1ConsensusResult(it) => it.proposal_id,
+            Event::L2ConsensusResult(it) => it.proposal_id,
+            Event::L3ExecutionResult(it) => it.proposal_id,
+            Event::GovernanceDecision(it) => it.proposal_id,
+            Event::ApprovalGiven(it) => it.proposal_id,
+            Event::SandboxResult(it) => it.proposal_id,
+            _ => return,
+        };
+        let Some(view) = self.proposals.get_mut(&id) else { return };
+        if let Event::GovernanceDecision(it) = event {
+            view.decision = Some(it.clone());
+        } else if let Event::ApprovalGiven(it) = event {
+            view.approvals.push(it.clone());
+        } else if let Event::L3ExecutionResult(it) = event {
+            view.result = Some(it.clone());
+        }
+        view.lines.push(line.clone());
+    }
+}
+
+impl ProposalView {
+    /// Whether policy wants a person's signature and none has come.
+    pub fn waits_for_a_person(&self) -> bool {
+        use schemas::event::Decision;
+        let reviewed = self.decision.as_ref().is_some_and(|it| it.decision == Decision::NeedsReview);
+        reviewed && self.result.is_none()
+    }
+
+    /// Where it stands, in words.
+    pub fn stands(&self) -> &'static str {
+        use schemas::event::{Decision, L3Outcome};
+        if let Some(result) = &self.result {
+            return match result.outcome {
+                L3Outcome::Promoted => "done",
+                L3Outcome::RolledBack => "rolled back",
+                L3Outcome::Quarantined => "quarantined",
+                L3Outcome::Rejected => "rejected",
+            };
+        }
+        match self.decision.as_ref().map(|it| it.decision) {
+            Some(Decision::Approved) => "running",
+            Some(Decision::Rejected) => "rejected by policy",
+            Some(Decision::NeedsReview) => "waits for you",
+            None if self.proposal.rank > 1 => "alternative",
+            None => "being judged",
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The model as JSON: stable, with a `schema` field, times in RFC 3339 UTC.
+
+use schemas::event::{IncidentChanged, IncidentStatus};
+use serde_json::{Value, json};
+
+use super::model::{IncidentView, Line, Model, ServiceView};
+
+/// The status document.
+pub(super) fn status(model: &Model) -> Value {
+    let services: Vec<Value> = model.services.iter().map(|(name, it)| service(name, it)).collect();
+    let waiting: Vec<Value> = model
+        .waiting()
+        .iter()
+        .map(|it| {
+            json!({
+                "proposal_id": it.proposal.proposal_id,
+                "incident_id": it.proposal.incident_id,
+                "playbook": it.proposal.playbook,
+                "service": it.proposal.service,
+                "plan_digest": it.proposal.plan_digest,
+            })
+        })
+        .collect();
+    json!({
+        "schema": "healwright.status.v1",
+        "mode": model.mode.as_ref().map_or("unknown", |(mode, _, _)| mode.as_str()),
+        "mode_epoch": model.mode.as_ref().map_or(0, |(_, epoch, _)| *epoch),
+        "mode_cause": model.mode.as_ref().map(|(_, _, cause)| cause),
+        "profile": model.profile.as_ref().map(|it| it.name.clone()),
+        "signers": model.signers.keys.keys().collect::<Vec<_>>(),
+        "single_signer": model.signers.keys.len() == 1,
+        "services": services,
+        "incidents_open": model.n_open(),
+        "waiting": waiting,
+        "entries": model.next_seq,
+        "epoch": model.epoch,
+        "since": model.since,
+        "last_entry_at": model.wall,
+    })
+}
+
+fn service(name: &str, it: &ServiceView) -> Value {
+    let signals: serde_json::Map<String, Value> = it
+        .signals
+        .iter()
+        .map(|(signal, (health, observed, at))| {
+            let value = json!({ "health": health, "observed": observed, "judged_at": at });
+            (signal.to_string(), value)
+        })
+        .collect();
+    json!({
+        "service": name,
+        "health": it.health(),
+        "signals": signals,
+        "version": it.config.release.as_ref().map(|release| release.version.clone()),
+        "attempts": it.attempts.len(),
+        "refused": it.refused.as_ref().map(|(_, why)| why),
+    })
+}
+
+/// `GET /api/incidents`.
+pub(super) fn incidents(model: &Model, status: &str, limit: usize, offset: usize) -> Value {
+    let wanted = |it: &&IncidentView| match status {
+        "open" => it.incident.status != IncidentStatus::Resolved,
+        "resolved" => it.incident.status == IncidentStatus::Resolved,
+        _ => true,
+    };
+    let total = model.incidents().filter(wanted).count();
+    let shown: Vec<&IncidentChanged> = model
+        .incidents()
+        .filter(wanted)
+        .skip(offset)
+        .take(limit)
+        .map(|it| &it.incident)
+        .collect();
+    json!({
+        "schema": "healwright.incidents.v1",
+        "incidents": shown,
+        "total": total,
+        "limit": limit,
+        "offset": offset,
+    })
+}
+
+/// One incident with its timeline.
+pub(super) fn incident(view: &IncidentView) -> Value {
+    let onset = view.incident.detected_at;
+    let lines: Vec<Value> = view.lines.iter().map(|it| line(it, onset)).collect();
+    json!({
+        "schema": "healwright.incident.v1",
+        "incident": view.incident,
+        "escalated": view.escalated,
+        "timeline": lines,
+    })
+}
+
+fn line(it: &Line, onset: schemas::Ns) -> Value {
+    json!({
+        "place": schemas::envelope::reference(crate::node::PARTITION, it.seq),
+        "at": it.at,
+        "since_onset_s": it.at.as_s() - onset.as_s(),
+        "type": it.kind.name(),
+        "text": it.text,
+        "by": it.by,
+        "caused_by": it.from.map(|seq| schemas::envelope::reference(crate::node::PARTITION, seq)),
+    })
+}

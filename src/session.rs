@@ -1,0 +1,152 @@
+//! What a command works on: a data directory, read beside whatever is running, and the running
+//! node's API where something is to be said.
+
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use state::embedded::Reader;
+
+use crate::keys::KeyDir;
+use crate::node::Layout;
+use crate::projection::Projection;
+
+/// A data directory and the means to read it and to speak to its node.
+pub struct Session {
+    data: PathBuf,
+    reader: OnceCell<Reader>,
+}
+
+/// What a running node leaves for commands.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Running {
+    /// Its process.
+    pub pid: i32,
+    /// Its address.
+    pub http: String,
+}
+
+/// The data directory when none is named.
+pub fn data_default() -> PathBuf {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    std::env::var_os("XDG_DATA_HOME").map_or(home.join(".local/share"), PathBuf::from).join("healwright")
+}
+
+impl Session {
+    /// A session on `data`, or on the default directory.
+    pub fn new(data: Option<&Path>) -> Self {
+        Session { data: data.map_or_else(data_default, Path::to_owned), reader: OnceCell::new() }
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The data directory's parts.
+    pub fn layout(&self) -> Layout {
+        Layout(self.data.clone())
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> KeyDir {
+        KeyDir::of(&self.data)
+    }
+
+    /// The log, read-only.
+    ///
+    /// # Errors
+    /// There is no log, or it is damaged; says which file and what to do.
+    pub fn log(&self) -> anyhow::Result<&Reader> {
+        if let Some(reader) = self.reader.get() {
+            return Ok(reader);
+        }
+        if !self.layout().journal().exists() {
+            bail!(
+                "{} holds no journal; `healwright up --data {0}` starts one, `--data` names \
+                 another directory",
+                self.data.display()
+            );
+        }
+        let reader = Reader::open(&self.data)
+            .with_context(|| format!("opening {} to read", self.data.display()))?;
+        Ok(self.reader.get_or_init(|| reader))
+    }
+
+    /// Sees what has been appended since.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn refresh(&self) -> anyhow::Result<()> {
+        Ok(self.log()?.catch_up()?)
+    }
+
+    /// Everything that the journal holds now.
+    ///
+    /// # Errors
+    /// As [`Session::log`].
+    pub fn projection(&self) -> anyhow::Result<Projection> {
+        Ok(Projection::of(self.log()?)?)
+    }
+
+    /// Size and root of the latest signed head, where there is one.
+    pub fn signed_head(&self) -> Option<(u64, String)> {
+        let note = std::fs::read(self.layout().checkpoint()).ok()?;
+        let note = ledger::note::Note::parse(&note).ok()?;
+        let checkpoint = ledger::checkpoint::Checkpoint::parse(note.text()).ok()?;
+        Some((checkpoint.size, checkpoint.root.to_string()))
+    }
+
+    /// The running node, if one runs.
+    pub fn running(&self) -> Option<Running> {
+        let text = std::fs::read_to_string(self.layout().running()).ok()?;
+        let running: Running = serde_json::from_str(&text).ok()?;
+        let pid = rustix::process::Pid::from_raw(running.pid)?;
+        rustix::process::test_kill_process(pid).ok()?;
+        Some(running)
+    }
+
+    /// Posts `body` to the running node.
+    ///
+    /// # Errors
+    /// No node runs here, or it refuses: its sentence.
+    pub fn post<T: Serialize>(&self, path: &str, body: &T) -> anyhow::Result<(u16, Value)> {
+        let Some(running) = self.running() else {
+            bail!(
+                "no node runs on {0}; start it with `healwright up --data {0}`",
+                self.data.display()
+            );
+        };
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(std::time::Duration::from_secs(30)))
+            .build()
+            .into();
+        let url = format!("http://{}{path}", running.http);
+        let body = serde_json::to_string(body).context("writing the request")?;
+        let mut request = agent.post(&url).header("content-type", "application/json");
+        if let Ok(token) = std::env::var("HEALWRIGHT_TOKEN") {
+            request = request.header("authorization", &format!("Bearer {token}"));
+        }
+        let mut response = request.send(body).with_context(|| format!("asking {url}"))?;
+        let status = response.status().as_u16();
+        let text = response.body_mut().read_to_string().context("reading the answer")?;
+        let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        Ok((status, value))
+    }
+
+    /// As [`Session::post`], with every refusal an error that carries the node's sentence.
+    ///
+    /// # Errors
+    /// As [`Session::post`].
+    pub fn say<T: Serialize>(&self, path: &str, body: &T) -> anyhow::Result<Value> {
+        let (status, value) = self.post(path, body)?;
+        if status < 300 {
+            return Ok(value);
+        }
+        let message = value["error"]["message"].as_str().unwrap_or("no reason was given");
+        bail!("refused ({status}): {message}")
+    }
+}

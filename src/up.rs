@@ -1,0 +1,216 @@
+//! `healwright up`, and the hidden commands that it starts.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, bail};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use runner::agent;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli;
+use crate::config::{Config, LISTEN_DEFAULT};
+use crate::node::{Node, NodeConfig};
+use crate::out::Out;
+use crate::session::Session;
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// Whatever keeps it from starting, with what to do about it.
+pub fn up(session: &Session, out: Out, args: &cli::Up) -> anyhow::Result<bool> {
+    if args.log != "embedded" {
+        bail!("log {:?} is not built in yet; `embedded` is", args.log);
+    }
+    let config = match &args.config {
+        Some(path) => Config::read(path)?,
+        None => Config::default(),
+    };
+    let node = node_config(session, &config, args)?;
+    start_logs();
+    let metrics = metrics()?;
+    runtime()?.block_on(async {
+        let first = !session.layout().journal().exists();
+        let node = Node::start(node, metrics).await?;
+        if first {
+            let keys = session.data().join("keys");
+            out.remark(&format!(
+                "first start: keys are in {}; keep root.key somewhere else, the node does not \
+                 need it again until you add another",
+                keys.display()
+            ));
+        }
+        out.remark(&format!("ready: http://{}/", node.address));
+        wait_for_stop().await?;
+        out.remark("stopping; supervised services go on");
+        node.stop().await;
+        Ok(true)
+    })
+}
+
+/// Merges file and flags.
+///
+/// # Errors
+/// A token file that cannot be read.
+fn node_config(session: &Session, config: &Config, args: &cli::Up) -> anyhow::Result<NodeConfig> {
+    let default: SocketAddr = LISTEN_DEFAULT.parse().context("parsing the default address")?;
+    let listen = args.http.or(config.http.listen).unwrap_or(default);
+    let token = match &config.http.token_file {
+        Some(path) => Some(read_token(path)?),
+        None => None,
+    };
+    if !listen.ip().is_loopback() && token.is_none() {
+        bail!(
+            "{listen} can be reached from elsewhere: name a configuration with \
+             `http.token_file`, or listen on loopback"
+        );
+    }
+    Ok(NodeConfig {
+        data: session.data().to_owned(),
+        listen,
+        token,
+        hosts: config.http.hosts.clone(),
+        profile: config.profile()?,
+        services: config.service.clone(),
+        head_record: config.head_record.clone(),
+        escalation: config.escalation.clone(),
+        runner: !args.no_runner,
+    })
+}
+
+fn read_token(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("reading the token {}", path.display()))?;
+    let token = text.trim().to_owned();
+    if token.len() < 16 {
+        bail!("the token in {} is shorter than 16 characters", path.display());
+    }
+    Ok(token)
+}
+
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// The signals cannot be listened for.
+pub async fn wait_for_stop() -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// The runtime around the core: two workers serve sockets and timers.
+///
+/// # Errors
+/// The threads cannot be started.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")
+}
+
+/// The recorder behind `/metrics`.
+///
+/// # Errors
+/// A recorder is installed already.
+pub fn metrics() -> anyhow::Result<PrometheusHandle> {
+    PrometheusBuilder::new().install_recorder().context("installing the metrics recorder")
+}
+
+/// Logs go to stderr; `RUST_LOG` chooses what.
+pub fn start_logs() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    // A second start in one process keeps the first subscriber.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+/// `healwright config …`.
+///
+/// # Errors
+/// What is wrong with the file, with line and column.
+pub fn config(session: &Session, out: Out, command: &cli::Config) -> anyhow::Result<bool> {
+    match command {
+        cli::Config::Check { file } => {
+            let config = Config::read(file)?;
+            let services = config.service.len();
+            if out.form == cli::Form::Json {
+                out.json(&json!({ "schema": "healwright.config.v1", "ok": true,
+                                  "services": services }));
+            } else {
+                out.line(&format!("{} is good: {services} service(s)", file.display()));
+            }
+        }
+        cli::Config::Show => {
+            let projection = session.projection()?;
+            let model = projection.model();
+            let services: Vec<_> = model.services.values().map(|it| it.config.clone()).collect();
+            let shown = json!({ "schema": "healwright.config.v1", "profile": model.profile,
+                                "service": services, "signers": model.signers });
+            if out.form == cli::Form::Json {
+                out.json(&shown);
+            } else {
+                let text = serde_json::to_string_pretty(&shown).context("writing JSON")?;
+                out.line(&text);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// `healwright runner`.
+///
+/// # Errors
+/// Another runner holds the folder, another deployment is pinned, or a file is damaged.
+pub fn runner(args: &cli::Runner) -> anyhow::Result<bool> {
+    start_logs();
+    let program = std::env::current_exe().context("finding this program")?;
+    let config = agent::local::Config {
+        dir: args.dir.clone(),
+        socket: args.socket.clone(),
+        deployment: args.deployment.clone(),
+        host: crate::keys::host_name(),
+        program,
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let signalled = stop.clone();
+    std::thread::spawn(move || {
+        let waited = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map(|runtime| runtime.block_on(wait_for_stop()));
+        if let Err(error) = waited {
+            tracing::error!(%error, "signals cannot be listened for");
+        }
+        signalled.store(true, Ordering::SeqCst);
+    });
+    agent::local::run_here(&config, &stop)?;
+    Ok(true)
+}
+
+/// `healwright proxy`.
+///
+/// # Errors
+/// What keeps the proxy from running.
+pub fn proxy(dir: &Path) -> anyhow::Result<bool> {
+    start_logs();
+    runner::proxy::run(dir)?;
+    Ok(true)
+}
+
+/// `healwright sandbox-probe`: its plan comes in a variable.
+///
+/// # Errors
+/// There is no plan.
+pub fn sandbox_probe() -> anyhow::Result<bool> {
+    runner::sandbox::inner::main().context("running inside the sandbox")?;
+    Ok(true)
+}
