@@ -6,14 +6,15 @@
 //! Absence is cached too: folds often ask for what is not there yet.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Map slot, two allocations and their rounding, for one entry.
 const ENTRY_OVERHEAD: usize = 112;
 
 /// A bounded map from key to committed value or known absence.
 pub(crate) struct Cache {
-    young: HashMap<Vec<u8>, Option<Vec<u8>>>,
-    old: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    young: HashMap<Arc<[u8]>, Option<Vec<u8>>>,
+    old: HashMap<Arc<[u8]>, Option<Vec<u8>>>,
     young_bytes: usize,
     half: usize,
 }
@@ -33,7 +34,7 @@ impl Cache {
         Some(value)
     }
 
-    pub(crate) fn insert(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+    pub(crate) fn insert(&mut self, key: Arc<[u8]>, value: Option<Vec<u8>>) {
         let size = size(&key, value.as_ref());
         if self.young_bytes + size > self.half {
             self.old = std::mem::take(&mut self.young);
@@ -66,9 +67,9 @@ mod tests {
     #[test]
     fn it_stays_within_its_bound_and_keeps_what_is_read_often() {
         let mut cache = Cache::new(64 * 1024);
-        cache.insert(b"hot".to_vec(), Some(vec![1]));
+        cache.insert(Arc::from(*b"hot"), Some(vec![1]));
         for n in 0u32..10_000 {
-            cache.insert(n.to_be_bytes().to_vec(), Some(vec![0; 100]));
+            cache.insert(Arc::from(n.to_be_bytes()), Some(vec![0; 100]));
             assert_eq!(cache.get(b"hot"), Some(Some(vec![1])), "after {n} others");
             assert!(cache.bytes() <= 64 * 1024, "{} bytes", cache.bytes());
         }
@@ -78,13 +79,13 @@ mod tests {
     #[test]
     fn an_old_value_never_comes_back_after_a_new_one() {
         let mut cache = Cache::new(1024);
-        cache.insert(b"key".to_vec(), Some(vec![1]));
+        cache.insert(Arc::from(*b"key"), Some(vec![1]));
         for n in 0u32..3 {
-            cache.insert(n.to_be_bytes().to_vec(), Some(vec![0; 64]));
+            cache.insert(Arc::from(n.to_be_bytes()), Some(vec![0; 64]));
         }
-        cache.insert(b"key".to_vec(), None);
+        cache.insert(Arc::from(*b"key"), None);
         for n in 0u32..2 {
-            cache.insert(n.to_be_bytes().to_vec(), Some(vec![0; 64]));
+            cache.insert(Arc::from(n.to_be_bytes()), Some(vec![0; 64]));
             assert_ne!(cache.get(b"key"), Some(Some(vec![1])));
         }
     }

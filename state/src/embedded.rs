@@ -94,6 +94,18 @@ impl EmbeddedLog {
         })
     }
 
+    /// Links or copies the database's files into `target`, as they are now. For checkpoints.
+    pub(crate) fn link_files(&self, target: &Path) -> Result<(), LogError> {
+        let unmade = |error| damage::fatal("make a checkpoint", &error);
+        let checkpoint = rocksdb::checkpoint::Checkpoint::new(&self.tables.db).map_err(unmade)?;
+        checkpoint.create_checkpoint(target).map_err(unmade)
+    }
+
+    /// How many groups of telemetry have been written since the start, one fsync each.
+    pub fn n_telemetry_groups(&self) -> u64 {
+        self.telemetry.n_groups()
+    }
+
     /// What is in quarantine.
     ///
     /// # Errors

@@ -181,7 +181,7 @@ impl State {
     pub fn commit(&mut self) {
         let cache = self.cache.get_mut();
         for (key, value) in self.overlay.drain() {
-            cache.insert(key.to_vec(), value);
+            cache.insert(key, value);
         }
         self.index.get_mut().clear();
         self.unindexed.get_mut().clear();
@@ -250,7 +250,7 @@ impl State {
         }
         match self.store.get(key) {
             Ok(value) => {
-                self.cache.borrow_mut().insert(key.to_vec(), value.clone());
+                self.cache.borrow_mut().insert(key.into(), value.clone());
                 value
             }
             Err(error) => {

@@ -17,6 +17,7 @@
 //! - What a fold read from a damaged store can never be appended ([`Changes`]).
 
 mod cache;
+pub mod checkpoint;
 pub mod embedded;
 mod error;
 pub mod head_record;
@@ -25,7 +26,7 @@ pub mod log;
 pub mod memory;
 mod store;
 
-pub use error::LogError;
+pub use error::{Damage, LogError};
 pub use head_record::{HeadError, HeadRecord};
 pub use keyed::{State, Wake};
 pub use log::{Append, Log};

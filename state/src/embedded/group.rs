@@ -28,6 +28,7 @@ struct Pending {
     durable: u64,
     waiting: WriteBatch,
     writing: bool,
+    n_groups: u64,
     fault: Option<LogError>,
 }
 
@@ -40,6 +41,11 @@ impl Group {
     /// Position after the last durable record.
     pub(crate) fn durable(&self) -> u64 {
         lock(&self.state).durable
+    }
+
+    /// Groups written: each cost one fsync, however many waited for it.
+    pub(crate) fn n_groups(&self) -> u64 {
+        lock(&self.state).n_groups
     }
 
     /// Adds `records`; returns when they are durable.
@@ -77,6 +83,7 @@ impl Group {
         let group = std::mem::take(&mut state.waiting);
         let end = state.next;
         state.writing = true;
+        state.n_groups += 1;
         drop(state);
         let outcome = tables.write(group, "write telemetry");
         let mut state = lock(&self.state);
@@ -87,5 +94,36 @@ impl Group {
         }
         self.written.notify_all();
         state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use schemas::Stream;
+
+    use super::lock;
+    use crate::Log as _;
+    use crate::embedded::EmbeddedLog;
+
+    #[test]
+    fn all_who_wait_while_one_group_is_written_share_the_next_fsync() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(dir.path(), "test", 0).unwrap();
+        lock(&log.telemetry.state).writing = true;
+        std::thread::scope(|scope| {
+            for sender in 0u8..8 {
+                let log = &log;
+                scope.spawn(move || log.send(Stream::Telemetry, &[vec![sender]]).unwrap());
+            }
+            while lock(&log.telemetry.state).next < 8 {
+                std::thread::yield_now();
+            }
+            assert_eq!(log.telemetry.durable(), 0, "nothing is answered before it is written");
+            lock(&log.telemetry.state).writing = false;
+            log.telemetry.written.notify_all();
+        });
+        assert_eq!((log.telemetry.durable(), log.n_telemetry_groups()), (8, 1));
     }
 }

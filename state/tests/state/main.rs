@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod checkpoint;
 mod contract;
 mod damage;
 mod embedded;
