@@ -9,4 +9,5 @@ mod embedded;
 mod fixture;
 mod head_record;
 mod keyed;
+mod layout;
 mod memory;
