@@ -5,17 +5,16 @@
 //! change it; a level only rises while an incident lasts.
 
 mod ladder;
+mod reasons;
 
 use schemas::event::{
-    ConfigActivated, Decision, EscalationReason, GovernanceDecision, HealEscalated,
-    HealTriggerEvaluated, IncidentChanged, IncidentStatus, L3ExecutionResult, L3Outcome, Outcome,
-    RcaHypothesis, TriggerVerdict,
+    ConfigActivated, EscalationReason, HealEscalated, IncidentChanged, IncidentStatus,
 };
 use schemas::{Event, Kind, Ns, Uuid};
 use serde::{Deserialize, Serialize};
 
 use crate::fold::{Folded, Output, Processor, View};
-use crate::{consensus, execution, governance, proposals, said, triggers};
+use crate::{diagnosis, incidents, said};
 
 /// The processor.
 pub const PROCESSOR: Processor = Processor {
@@ -107,7 +106,7 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     } else if let Event::IncidentChanged(changed) = entry.event {
         changed_incident(view, entry, changed);
     }
-    reached(view, entry).and_then(|it| escalate(view, entry, it)).into_iter().collect()
+    reasons::reached(view, entry).and_then(|it| escalate(view, entry, it)).into_iter().collect()
 }
 
 /// A person has decided about a trigger that only detects.
@@ -125,7 +124,7 @@ fn due(view: &mut View<'_>, entry: &Folded<'_>, key: &str) -> Vec<Output> {
     }
     let Some(incident) = key.strip_prefix("class/") else { return Vec::new() };
     let Some(case) = view.load::<Case>(&incident_key(incident)) else { return Vec::new() };
-    let timeout = ladder::class_timeout(case.failure_class);
+    let timeout = diagnosis::class_timeout(case.failure_class);
     if case.level < LEVEL_PEOPLE {
         view.wake(key, entry.now() + timeout);
     }
@@ -153,195 +152,12 @@ fn incident_key(incident: &str) -> String {
 }
 
 fn changed_incident(view: &mut View<'_>, entry: &Folded<'_>, changed: &IncidentChanged) {
-    if !said::by(entry, "incidents") || changed.status != IncidentStatus::Resolved {
+    if !said::by(entry, incidents::PROCESSOR.name) || changed.status != IncidentStatus::Resolved {
         return;
     }
     view.unwake(&format!("class/{}", changed.incident_id));
     let key = incident_key(&changed.incident_id);
     view.wake(&key, entry.now() + KEPT_AFTER);
-}
-
-/// What of this entry ends in people, if anything.
-fn reached<'a>(view: &mut View<'_>, entry: &'a Folded<'_>) -> Option<Reached<'a>> {
-    if let Event::RcaHypothesis(hypothesis) = entry.event {
-        return hypothesised(view, entry, hypothesis);
-    }
-    if let Event::HealTriggerEvaluated(evaluated) = entry.event {
-        return said::by(entry, triggers::PROCESSOR.name)
-            .then(|| evaluation(view, entry, evaluated))
-            .flatten();
-    }
-    if let Event::L3ExecutionResult(result) = entry.event {
-        return said::by(entry, execution::PROCESSOR.name)
-            .then(|| executed(view, result))
-            .flatten();
-    }
-    if let Event::GovernanceDecision(decision) = entry.event {
-        return said::by(entry, governance::PROCESSOR.name)
-            .then(|| governed(view, decision))
-            .flatten();
-    }
-    if let Event::AnnotationAdded(annotation) = entry.event {
-        // What execution notes of an incident is an attempt of unknown outcome.
-        let incident_id = entry.envelope.correlation.clone()?;
-        let case = view.load::<Case>(&incident_key(&incident_id))?;
-        let unknown = annotation.kind == schemas::event::AnnotationKind::RunnerAction;
-        return (unknown && said::by(entry, execution::PROCESSOR.name)).then(|| Reached {
-            incident_id,
-            service: case.service,
-            trigger_type: "",
-            reason: EscalationReason::ValidationFailed,
-            rule: format!("unknown/{}", entry.envelope.seq),
-            explanation: annotation.data.clone(),
-            climbs: Climbs::One,
-            recurs: false,
-        });
-    }
-    said::by(entry, consensus::PROCESSOR.name).then(|| voted(view, entry)).flatten()
-}
-
-/// The class' clock runs from the hypothesis to the validated recovery.
-fn hypothesised<'a>(
-    view: &mut View<'_>,
-    entry: &Folded<'_>,
-    hypothesis: &RcaHypothesis,
-) -> Option<Reached<'a>> {
-    let incident_id = entry.envelope.correlation.clone()?;
-    if !said::by(entry, "diagnosis") {
-        return None;
-    }
-    let key = incident_key(&incident_id);
-    let service = hypothesis.service.clone().unwrap_or_default();
-    let mut case = view.load::<Case>(&key).unwrap_or_default();
-    if case.incident_id.is_empty() {
-        let timeout = ladder::class_timeout(hypothesis.failure_class);
-        view.wake(&format!("class/{incident_id}"), entry.now() + timeout);
-    }
-    case.incident_id.clone_from(&incident_id);
-    case.service.clone_from(&service);
-    case.failure_class = hypothesis.failure_class;
-    view.save(&key, &case);
-    (hypothesis.failure_class >= 6).then(|| Reached {
-        explanation: format!("class 6 on {service}: {}", hypothesis.explanation_nl),
-        incident_id,
-        service,
-        trigger_type: "",
-        reason: EscalationReason::CriticalFailure,
-        rule: "class_6".to_owned(),
-        climbs: Climbs::ToPeople,
-        recurs: false,
-    })
-}
-
-fn evaluation<'a>(
-    view: &View<'_>,
-    entry: &Folded<'_>,
-    evaluated: &'a HealTriggerEvaluated,
-) -> Option<Reached<'a>> {
-    let service = evaluated.service.clone().unwrap_or_default();
-    let spent = match evaluated.verdict {
-        TriggerVerdict::OverBudget => true,
-        // One that joined an open attempt waits for that one's outcome.
-        TriggerVerdict::NotFired if triggers::open_for(view, &service).is_none() => false,
-        TriggerVerdict::NotFired
-        | TriggerVerdict::Fired
-        | TriggerVerdict::Debounced
-        | TriggerVerdict::RejectedProvenance => return None,
-    };
-    let latched = triggers::latched(view, &service).iter().any(|it| it.0 == evaluated.trigger_type);
-    let reason = match (spent, latched) {
-        (true, false) => EscalationReason::BudgetCeiling,
-        (true, true) | (false, _) => EscalationReason::RepairExhausted,
-    };
-    Some(Reached {
-        incident_id: entry.envelope.correlation.clone()?,
-        service,
-        trigger_type: &evaluated.trigger_type,
-        reason,
-        rule: format!("{}/{reason}", evaluated.verdict),
-        explanation: evaluated.reason.clone().unwrap_or_default(),
-        climbs: Climbs::ToPeople,
-        recurs: spent,
-    })
-}
-
-fn voted<'a>(view: &View<'_>, entry: &Folded<'_>) -> Option<Reached<'a>> {
-    let (proposal_id, outcome, why) = if let Event::L1ConsensusResult(it) = entry.event {
-        let of_votes = it.votes.iter().filter(|it| it.verdict != Outcome::Accept);
-        let reasons: Vec<String> =
-            of_votes.map(|it| format!("{}: {}", it.voter, it.reasons.join(", "))).collect();
-        (it.proposal_id, it.outcome, format!("L1 came to {}: {}", it.outcome, reasons.join("; ")))
-    } else if let Event::L2ConsensusResult(it) = entry.event {
-        let why = format!("L2 came to {}: {}", it.outcome, it.compliance_veto.detail);
-        (it.proposal_id, it.outcome, why)
-    } else {
-        return None;
-    };
-    let reached = of_proposal(view, proposal_id, "votes", why)?;
-    (outcome != Outcome::Accept).then_some(reached)
-}
-
-fn governed<'a>(view: &View<'_>, decision: &GovernanceDecision) -> Option<Reached<'a>> {
-    let id = decision.proposal_id;
-    match decision.decision {
-        Decision::Approved => None,
-        Decision::Rejected => {
-            let why = format!("policy rejected it: {}", decision.failure_modes.join("; "));
-            of_proposal(view, id, "policy", why)
-        }
-        Decision::NeedsReview => {
-            let why = format!(
-                "a person decides, because {}; `healwright approve {id}` or `healwright reject {id}`",
-                decision.reasons.join("; ")
-            );
-            of_proposal(view, id, &format!("review/{id}"), why)
-        }
-    }
-}
-
-/// A step of a proposal that stopped before it ran.
-fn of_proposal<'a>(
-    view: &View<'_>,
-    proposal_id: Uuid,
-    rule: &str,
-    explanation: String,
-) -> Option<Reached<'a>> {
-    let case = proposals::case(view, proposal_id)?;
-    Some(Reached {
-        incident_id: case.raised.incident_id,
-        service: case.raised.service,
-        trigger_type: ladder::trigger_type(&case.proposal.playbook),
-        reason: EscalationReason::RepairExhausted,
-        rule: rule.to_owned(),
-        explanation,
-        climbs: Climbs::ToPeople,
-        recurs: false,
-    })
-}
-
-/// A repair ended. One that ran and did not help moves the incident up.
-fn executed<'a>(view: &mut View<'_>, result: &L3ExecutionResult) -> Option<Reached<'a>> {
-    let case = proposals::case(view, result.proposal_id)?;
-    let key = incident_key(&case.raised.incident_id);
-    let why = result.reason.clone().unwrap_or_else(|| result.outcome.to_string());
-    let mut kept = view.load::<Case>(&key).unwrap_or_default();
-    kept.tried.push(format!("{}: {why}", case.proposal.playbook));
-    view.save(&key, &kept);
-    if result.outcome == L3Outcome::Promoted {
-        return None;
-    }
-    let none_is_safe = case.proposal.playbook == "none";
-    if result.deploy_ref.is_empty() && !none_is_safe {
-        return None;
-    }
-    let mut reached = of_proposal(view, result.proposal_id, "none_is_safe", why)?;
-    if !none_is_safe {
-        reached.reason = EscalationReason::ValidationFailed;
-        reached.rule = format!("validation/{}", result.proposal_id);
-        reached.climbs = Climbs::One;
-        reached.recurs = true;
-    }
-    Some(reached)
 }
 
 fn escalate(view: &mut View<'_>, entry: &Folded<'_>, reached: Reached<'_>) -> Option<Output> {

@@ -47,7 +47,7 @@ struct Component {
     trust: f64,
     successes: u64,
     attempts: u64,
-    /// When it was last started, judged or decayed.
+    /// When it was started or last judged.
     judged_at: Ns,
     /// Whole days without an outcome.
     idle_days: u64,
@@ -80,7 +80,7 @@ fn known(view: &View<'_>, component: &str) -> Option<Component> {
 fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     if let Some(key) = entry.due {
         let component = key.strip_prefix("component/").unwrap_or(key);
-        return decay(view, entry, component).into_iter().collect();
+        return decay(view, component).into_iter().collect();
     }
     if let Event::L3ExecutionResult(result) = entry.event {
         return judge(view, entry, result).into_iter().collect();
@@ -124,7 +124,8 @@ fn keep(view: &mut View<'_>, name: &str, component: &Component, start_reason: &s
     if start_reason == VOUCHED {
         view.unwake(&key);
     } else {
-        view.wake(&key, component.judged_at + DAY + Ns(1));
+        // Counted from the last outcome, so that late ticks do not add up.
+        view.wake(&key, component.judged_at + Ns(DAY.0 * (component.idle_days + 1) + 1));
     }
 }
 
@@ -167,10 +168,9 @@ fn judge(view: &mut View<'_>, entry: &Folded<'_>, result: &L3ExecutionResult) ->
 
 /// A day without an outcome: 1 %, from the seventh on the half-life; both below the 5 % a day
 /// that is the most trust may lose.
-fn decay(view: &mut View<'_>, entry: &Folded<'_>, name: &str) -> Option<Output> {
+fn decay(view: &mut View<'_>, name: &str) -> Option<Output> {
     let mut component = known(view, name)?;
     component.idle_days += 1;
-    component.judged_at = entry.now();
     let before = component.trust;
     let factor = if component.idle_days < IDLE_DAYS_HALF_LIFE {
         0.99

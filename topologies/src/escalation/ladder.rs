@@ -1,20 +1,6 @@
-//! Levels, roles and the clocks of the failure classes (spec 30 §2, spec 40 §11), as data.
-
-use schemas::Ns;
+//! Levels and roles (spec 40 §11), as data.
 
 use crate::playbooks::Playbook;
-
-/// How long an incident of that class may last before it moves up.
-pub(super) fn class_timeout(class: u8) -> Ns {
-    let minutes = match class {
-        0 | 1 => 5,
-        2 => 10,
-        3 => 15,
-        4 => 30,
-        _ => 60,
-    };
-    Ns::from_s(minutes * 60)
-}
 
 /// Who should act at a level. The names are those of the spec and mean nothing to the code.
 pub(super) fn roles(level: u8) -> Vec<String> {

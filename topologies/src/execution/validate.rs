@@ -34,7 +34,7 @@ pub(super) fn look(view: &mut View<'_>, entry: &Folded<'_>, run: &Run) -> Vec<Ou
     }
     let wait = Ns::from_ms(profile.validation_after_ms + profile.validation_timeout_ms);
     if now.since(run.answered_at) >= wait {
-        let why = format!("{what} was done, and {} is not well {took} after it", run.service);
+        let why = format!("{} is not well {took} after {what}", run.service);
         return vec![end(view, entry, run, L3Outcome::Rejected, why)];
     }
     view.wake(&run_key(run.proposal_id), now + Ns::from_ms(profile.probe_period_ms));

@@ -77,7 +77,7 @@ pub(super) fn unattended(
         }),
         rule(proposal.blast_radius <= profile.blast_radius_max, || {
             format!(
-                "it affects {} services, and {} is the most without a person",
+                "it can affect {} of the services, and {} is the most without a person",
                 proposal.blast_radius, profile.blast_radius_max
             )
         }),
