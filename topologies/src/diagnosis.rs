@@ -44,6 +44,8 @@ pub const PROCESSOR: Processor = Processor {
     step,
 };
 
+/// The class that goes to people at once.
+const CRITICAL: u8 = 6;
 /// Hypotheses of one incident; further news is for people.
 const SAID_MAX: u32 = 50;
 
@@ -65,6 +67,7 @@ pub const fn class_timeout(class: u8) -> Ns {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Case {
     incident_id: String,
+    opened_at: Ns,
     /// What was said last.
     last: Option<Gist>,
     /// Whether what was said last still waits for its attempt to end.
@@ -128,7 +131,8 @@ fn changed(view: &mut View<'_>, entry: &Folded<'_>, it: &IncidentChanged) -> Opt
         return None;
     }
     let incident_id = it.incident_id.clone();
-    let case = Case { incident_id, last: None, is_answered: false, n_said: 0 };
+    let opened_at = entry.now();
+    let case = Case { incident_id, opened_at, last: None, is_answered: false, n_said: 0 };
     view.save(&case_key(&service), &case);
     look_again(view, entry, &service);
     Some(service)
@@ -162,6 +166,9 @@ fn hypothesise(view: &mut View<'_>, entry: &Folded<'_>, service: &str) -> Vec<Ou
         return Vec::new();
     }
     let Some(found) = hypothesis::of(view, entry, service) else { return Vec::new() };
+    if is_gathering(view, entry, &case, &found) {
+        return Vec::new();
+    }
     let gist = Gist::of(&found);
     let is_news = case.last.is_none_or(|last| last.differs(&gist)) || !case.is_answered;
     if !is_news || found.evidence_refs.is_empty() {
@@ -174,6 +181,23 @@ fn hypothesise(view: &mut View<'_>, entry: &Folded<'_>, service: &str) -> Vec<Ou
     let urgency = found.impact.urgency;
     let output = Output::new(case.incident_id.clone(), found).with_priority(urgency);
     vec![output.of_incident(case.incident_id)]
+}
+
+/// Signals of one fault do not turn red together: users fail before the probes have. What
+/// could not act anyway waits for as long as probes take to tell, so that nobody is called for
+/// a fault that is about to be understood.
+fn is_gathering(
+    view: &View<'_>,
+    entry: &Folded<'_>,
+    case: &Case,
+    found: &RcaHypothesis,
+) -> bool {
+    let profile = config::profile(view);
+    let could_act = found.confidence >= profile.hypothesis_confidence_min
+        || found.failure_class == CRITICAL;
+    let probes = u64::from(profile.probe_misses_red) + 3;
+    let gathered = Ns::from_ms(profile.probe_period_ms * probes);
+    !could_act && case.last.is_none() && entry.now().since(case.opened_at) < gathered
 }
 
 fn case_key(service: &str) -> String {

@@ -70,8 +70,8 @@ pub struct Incident {
     pattern: String,
     /// What the last validated repair came to.
     validated: Option<String>,
-    /// Requests whose results belong to it.
-    requests: Vec<Uuid>,
+    /// Requests that are not answered yet, with the host that was asked.
+    asked: Vec<(Uuid, String)>,
 }
 
 /// The open incident of `service`.
@@ -105,7 +105,7 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
         };
     }
     let Some(mut incident) = concerned(view, entry) else { return Vec::new() };
-    let Some(change) = account::take(view, entry, &mut incident) else {
+    let Some(change) = account::take(entry, &mut incident) else {
         view.save(&open_key(&incident.service), &incident);
         return Vec::new();
     };
@@ -115,7 +115,8 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     {
         // Its attempt ends with this entry: what is green now is green after it.
         let is_green = is_green(view, &incident.service);
-        if is_green && it.outcome == L3Outcome::Promoted || is_green && !has_other(view, &incident) {
+        if is_green && it.outcome == L3Outcome::Promoted || is_green && !has_other(view, &incident)
+        {
             outputs = vec![resolve(view, entry, incident)];
         }
     }
@@ -131,7 +132,11 @@ fn has_other(view: &View<'_>, incident: &Incident) -> bool {
 fn concerned(view: &View<'_>, entry: &Folded<'_>) -> Option<Incident> {
     let all = all_open(view);
     if let Event::RunnerResult(it) = entry.event {
-        return all.into_iter().find(|incident| incident.requests.contains(&it.id));
+        // Only the signed answer of the host that was asked tells what was done (C12).
+        let host = it.host.clone().unwrap_or_default();
+        let asked = (it.id, host);
+        let found = all.into_iter().find(|incident| incident.asked.contains(&asked));
+        return found.filter(|_| execution::refused(view, it).is_none());
     }
     let id = entry.envelope.correlation.as_deref()?;
     all.into_iter().find(|it| it.incident_id == id)
@@ -140,9 +145,16 @@ fn concerned(view: &View<'_>, entry: &Folded<'_>) -> Option<Incident> {
 fn anomaly(view: &mut View<'_>, entry: &Folded<'_>, it: &SloAnomalyDetected) -> Vec<Output> {
     match (it.health_to, open(view, &it.service)) {
         (Health::Red, None) => {
-            let what = crate::diagnosis::breach(it.signal, it.observed, it.threshold);
+            let what = crate::diagnosis::breach(it);
             let summary = format!("{}: {what}", it.service);
-            vec![begin(view, entry, &it.service, it.severity, summary, IncidentType::ServiceAnomaly)]
+            vec![begin(
+                view,
+                entry,
+                &it.service,
+                it.severity,
+                summary,
+                IncidentType::ServiceAnomaly,
+            )]
         }
         (Health::Green, Some(incident)) if is_green(view, &it.service) => {
             well(view, entry, incident)
@@ -222,7 +234,7 @@ fn begin(
         actions: Vec::new(),
         pattern: String::new(),
         validated: None,
-        requests: Vec::new(),
+        asked: Vec::new(),
     };
     view.wake(&format!("hour/{service}"), entry.now() + WARNING_MAX);
     said(view, entry, &incident, "opened")
@@ -240,10 +252,14 @@ fn new_id(view: &mut View<'_>, entry: &Folded<'_>, service: &str) -> String {
 }
 
 fn resolve(view: &mut View<'_>, entry: &Folded<'_>, mut incident: Incident) -> Output {
-    let lasted = said::span(Ns::from_ms(entry.now().since(incident.detected_at).as_ms()));
+    let lasted = Ns::from_ms(entry.now().since(incident.detected_at).as_ms());
+    let after = match lasted {
+        Ns(0) => "at once".to_owned(),
+        lasted => format!("after {}", said::span(lasted)),
+    };
     let how = match &incident.validated {
-        Some(reason) => format!("healed after {lasted}: {reason}"),
-        None => format!("recovered by itself after {lasted}: no repair of it was validated"),
+        Some(reason) => format!("healed {after}: {reason}"),
+        None => format!("recovered by itself {after}: no repair of it was validated"),
     };
     act(&mut incident, how);
     incident.status = IncidentStatus::Resolved;

@@ -6,6 +6,7 @@
 //! kinds a processor may read and say, and that everything said survives its own encoding.
 
 mod describe;
+mod feed;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -16,6 +17,7 @@ use schemas::{Actor, ActorKind, Cause, Envelope, Event, Hash, Kind, Ns, Stream, 
 use crate::fold::{Folded, Output, Processor, SAID_BYTES_MAX, Store, View};
 
 pub use describe::describe;
+pub use feed::series;
 
 /// Where the story begins: a Monday at ten, inside the working hours of `production`.
 pub const START: &str = "2026-03-02T10:00:00Z";
@@ -192,6 +194,22 @@ impl Bench {
         self.inbox += 1;
         let actor = Actor { id: actor.to_owned(), kind: ActorKind::Agent, key_id: None };
         let correlation = Some(correlation.to_owned());
+        let entry = self.journal(actor, key, cause, correlation, 5, event.into());
+        self.fold(entry, &[])
+    }
+
+    /// Lets `processor` say something that a test does not want to lead it to; an empty
+    /// `correlation` is none.
+    pub fn said_by(
+        &mut self,
+        processor: &'static str,
+        key: &str,
+        correlation: &str,
+        event: impl Into<Event>,
+    ) -> Vec<Record> {
+        let cause = Cause::Derived { by: processor.to_owned(), from: self.seq, ordinal: 0 };
+        let correlation = (!correlation.is_empty()).then(|| correlation.to_owned());
+        let actor = Actor::system(processor);
         let entry = self.journal(actor, key, cause, correlation, 5, event.into());
         self.fold(entry, &[])
     }

@@ -157,11 +157,13 @@ fn process(health: &mut ServiceHealth, window: &mut Window, up: bool, at: Ns, se
     if is_settled && health.start_failed.is_some_and(|it| it < fact.since) {
         health.start_failed = None;
     }
-    if !health.is_probed {
+    if !health.is_probed && is_settled {
         // Nobody probes it: a process that has stayed up stands for a passed probe.
-        if is_settled {
-            health.pass(seen);
-        }
+        health.pass(seen);
+    }
+    // A process that is gone is as good as a failed probe, and nobody may be probing it any more.
+    // One that exists says nothing of whether it answers.
+    if !up || !health.is_probed {
         see(health, Signal::Heartbeat, seen);
     }
 }

@@ -1,73 +1,32 @@
 //! What detection says, as stories. Transcripts leave out telemetry: only changes are told.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-
 use expect_test::expect;
-use schemas::event::{ConfigActivated, ConfigKind, Health, Series, Signal, TelemetrySample};
+use schemas::event::{Health, Signal};
 use schemas::{Kind, Ns};
 
 use super::*;
 use crate::config::Service;
 use crate::profile::Profile;
-use crate::testing::Bench;
+use crate::testing::{Bench, series};
 
 const SECOND: u64 = 1000;
-
-fn activated(name: &str, body: String) -> ConfigActivated {
-    ConfigActivated {
-        kind: ConfigKind::Policy,
-        name: name.to_owned(),
-        version: 1,
-        digest: ConfigActivated::digest_of(&body),
-        approved_by: "ops".to_owned(),
-        audit_log_id: None,
-        body: Some(body),
-        signature: None,
-    }
-}
 
 /// A bench with the service `api` under `profile`.
 fn bench(profile: &Profile) -> Bench {
     let mut bench = Bench::new(&[config::PROCESSOR, PROCESSOR]).quiet(&[Kind::ConfigActivated]);
-    bench.input("ops", "profile", activated("profile", serde_json::to_string(profile).unwrap()));
+    bench.activate("profile", profile);
     register(&mut bench, "api");
     bench
 }
 
 fn register(bench: &mut Bench, name: &str) {
     let service = Service { name: name.to_owned(), ..Service::default() };
-    let body = serde_json::to_string(&service).unwrap();
-    bench.input("ops", name, activated(&format!("service/{name}"), body));
-}
-
-fn series(service: &str, key: &str, labels: &[(&str, &str)]) -> Series {
-    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    Series {
-        service: service.to_owned(),
-        host: "h1".to_owned(),
-        key: key.to_owned(),
-        labels: labels.collect::<BTreeMap<_, _>>(),
-    }
-}
-
-/// Seals one sample per series of `api`, measured now.
-fn send(bench: &mut Bench, samples: &[(Series, f64)]) {
-    let now = bench.now();
-    let record = TelemetrySample {
-        source: "runner".to_owned(),
-        exporter: String::new(),
-        series: samples.iter().map(|(series, _)| series.clone()).collect(),
-        series_idx: (0..samples.len() as u32).collect(),
-        ts_ns: vec![now.0; samples.len()],
-        value: samples.iter().map(|(_, value)| *value).collect(),
-        snapshot: None,
-    };
-    bench.samples(&record);
+    bench.activate(&format!("service/{name}"), &service);
 }
 
 fn probe(bench: &mut Bench, passed: bool) {
-    send(bench, &[(series("api", "probe", &[]), f64::from(u8::from(passed)))]);
+    bench.feed(&[(series("api", "probe", &[]), f64::from(u8::from(passed)))]);
 }
 
 /// A probe every `period_ms` for `for_ms`.
@@ -87,15 +46,12 @@ fn learn(bench: &mut Bench) {
 /// `n` answers with `errors` among them, all within 10 ms, and a passed probe.
 fn answers(bench: &mut Bench, n: u64, errors: u64, le: &str) {
     let live = [("role", "live"), ("slot", "green")];
-    send(
-        bench,
-        &[
-            (series("api", "probe", &[]), 1.0),
-            (series("api", "requests", &live), n as f64),
-            (series("api", "errors", &live), errors as f64),
-            (series("api", "latency_bucket", &[("role", "live"), ("le", le)]), n as f64),
-        ],
-    );
+    bench.feed(&[
+        (series("api", "probe", &[]), 1.0),
+        (series("api", "requests", &live), n as f64),
+        (series("api", "errors", &live), errors as f64),
+        (series("api", "latency_bucket", &[("role", "live"), ("le", le)]), n as f64),
+    ]);
 }
 
 fn colour(bench: &mut Bench) -> Health {
@@ -132,11 +88,11 @@ fn a_killed_process_is_red_with_its_second_sample() {
     learn(&mut bench);
     for _ in 0..3 {
         bench.advance(250);
-        send(&mut bench, &[(series("api", "process_up", &[]), 0.0)]);
+        bench.feed(&[(series("api", "process_up", &[]), 0.0)]);
     }
     expect![[r#"
             2.500 slo.anomaly.detected   api          heartbeat unknown → green info: 0 against 3 in 0 s (probe)
-            3.500 slo.anomaly.detected   api          heartbeat green → red critical: 2 against 2 in 1 s (probe)
+            3.500 slo.anomaly.detected   api          heartbeat green → red critical: 2 against 2 in 1 s (process)
     "#]].assert_eq(&bench.transcript());
 }
 
@@ -188,8 +144,8 @@ fn errors_turn_it_amber_then_red_and_a_restart_begins_anew() {
     step(0);
     step(1);
     step(6);
-    send(&mut bench, &[(series("api", "svc_uptime", &[]), 100.0)]);
-    send(&mut bench, &[(series("api", "svc_uptime", &[]), 0.0)]);
+    bench.feed(&[(series("api", "svc_uptime", &[]), 100.0)]);
+    bench.feed(&[(series("api", "svc_uptime", &[]), 0.0)]);
     for _ in 0..8 {
         bench.advance(250);
         answers(&mut bench, 12, 0, "10");
@@ -254,8 +210,8 @@ fn resource_needs_two_minutes() {
     let mut memory = |share: f64, seconds: u64| {
         for _ in 0..seconds {
             bench.advance(SECOND);
-            send(&mut bench, &[(series("api", "probe", &[]), 1.0)]);
-            send(&mut bench, &[(series("api", "mem_used", &[]), share)]);
+            bench.feed(&[(series("api", "probe", &[]), 1.0)]);
+            bench.feed(&[(series("api", "mem_used", &[]), share)]);
         }
     };
     memory(0.5, 10);
@@ -271,17 +227,17 @@ fn resource_needs_two_minutes() {
 
 #[test]
 fn a_healthy_service_with_little_traffic_raises_nothing_all_day() {
-    for profile in [Profile::local(), Profile::production()] {
+    // One request in five seconds, one error in a hundred, one slow answer in sixteen.
+    for (profile, period_ms) in [(Profile::local(), 2_500), (Profile::production(), 10_000)] {
         let mut bench = bench(&profile);
-        // One request in five seconds with one error in a hundred, and a slow answer in twenty.
         let mut chance = 1u64;
-        for second in 0..24 * 3600u64 {
-            bench.advance(SECOND);
-            let due = second % 5 == 0;
+        for passed_ms in (0..24 * 3600 * SECOND).step_by(period_ms as usize) {
+            bench.advance(period_ms);
+            let n = (passed_ms + period_ms) / 5_000 - passed_ms / 5_000;
             chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let errors = u64::from(due && chance >> 33 & 127 == 0);
+            let errors = u64::from(n > 0 && chance >> 33 & 127 == 0);
             let le = if chance >> 40 & 15 == 0 { "200" } else { "10" };
-            answers(&mut bench, u64::from(due), errors, le);
+            answers(&mut bench, n, errors, le);
         }
         let said = bench.transcript();
         assert_eq!(said.lines().filter(|it| !it.contains("→ green info")).count(), 0, "{said}");
@@ -295,11 +251,11 @@ fn drift_alone_is_amber_and_a_failed_start_is_red() {
     for _ in 0..4 {
         bench.advance(500);
         let env = (series("api", "env_ok", &[]), 0.0);
-        send(&mut bench, &[(series("api", "probe", &[]), 1.0), env]);
+        bench.feed(&[(series("api", "probe", &[]), 1.0), env]);
     }
     bench.advance(500);
     let down = (series("api", "process_up", &[]), 0.0);
-    send(&mut bench, &[(series("api", "start_failed", &[]), 1.0), down]);
+    bench.feed(&[(series("api", "start_failed", &[]), 1.0), down]);
     expect![[r#"
             2.500 slo.anomaly.detected   api          heartbeat unknown → green info: 0 against 3 in 0 s (probe)
             4.000 slo.anomaly.detected   api          heartbeat green → amber warning: 0 against 3 in 0 s (drift_lock)
@@ -313,7 +269,7 @@ fn a_worker_without_a_probe_is_known_by_its_process() {
     let mut worker = |up: f64, n: u32| {
         for _ in 0..n {
             bench.advance(500);
-            send(&mut bench, &[(series("api", "process_up", &[]), up)]);
+            bench.feed(&[(series("api", "process_up", &[]), up)]);
         }
     };
     worker(1.0, 14);
@@ -321,7 +277,7 @@ fn a_worker_without_a_probe_is_known_by_its_process() {
     worker(1.0, 10);
     expect![[r#"
             4.500 slo.anomaly.detected   api          heartbeat unknown → green info: 0 against 3 in 0 s (probe)
-            8.000 slo.anomaly.detected   api          heartbeat green → red critical: 2 against 2 in 1 s (probe)
+            8.000 slo.anomaly.detected   api          heartbeat green → red critical: 2 against 2 in 1 s (process)
            12.000 slo.anomaly.detected   api          heartbeat red → green info: 0 against 3 in 0 s (probe)
     "#]].assert_eq(&bench.transcript());
 }
@@ -336,7 +292,7 @@ fn a_thousand_services_turning_red_at_once_are_all_said() {
             bench.advance(500);
             let samples: Vec<_> =
                 names.iter().map(|it| (series(it, "probe", &[]), value)).collect();
-            send(&mut bench, &samples);
+            bench.feed(&samples);
         }
     };
     all(1.0, 8);
@@ -357,7 +313,7 @@ fn an_unregistered_service_is_watched_and_not_judged() {
     let stranger = series("stranger", "cpu_load", &[]);
     for step in 0..200 {
         bench.advance(250);
-        send(&mut bench, &[(stranger.clone(), if step < 190 { 0.2 } else { 0.9 })]);
+        bench.feed(&[(stranger.clone(), if step < 190 { 0.2 } else { 0.9 })]);
     }
     let bytes = schemas::avro::to_bytes(&stranger).unwrap();
     let state = series_state(&bench.view("test"), &bytes).unwrap();
@@ -365,7 +321,7 @@ fn an_unregistered_service_is_watched_and_not_judged() {
     assert_eq!(bench.transcript(), "");
     // Registered later, the same series counts from then on.
     register(&mut bench, "stranger");
-    send(&mut bench, &[(stranger, 0.9)]);
+    bench.feed(&[(stranger, 0.9)]);
     let health = health(&bench.view("test"), "stranger").unwrap();
     assert!(health.signal(Signal::CpuLoad).is_some());
 }
@@ -375,9 +331,9 @@ fn impossible_samples_turn_nothing_red() {
     let mut bench = bench(&Profile::local());
     learn(&mut bench);
     for value in [f64::NAN, f64::INFINITY, -1e300, 1e300] {
-        send(&mut bench, &[(series("api", "requests", &[]), value)]);
-        send(&mut bench, &[(series("api", "svc_uptime", &[]), value)]);
-        send(&mut bench, &[(series("api", "other", &[]), value)]);
+        bench.feed(&[(series("api", "requests", &[]), value)]);
+        bench.feed(&[(series("api", "svc_uptime", &[]), value)]);
+        bench.feed(&[(series("api", "other", &[]), value)]);
     }
     probes(&mut bench, true, 500, 10 * SECOND);
     assert_eq!(colour(&mut bench), Health::Green);

@@ -135,6 +135,16 @@ impl Evidence {
     }
 }
 
+impl Evidence {
+    /// Whether it only describes the circumstances: true of most healthy services too, so that
+    /// alone it speaks for nothing.
+    pub(super) fn is_circumstance(self) -> bool {
+        let circumstances =
+            [Evidence::EnvironmentAsDesired, Evidence::DependenciesAnswer, Evidence::ProcessExists];
+        circumstances.contains(&self)
+    }
+}
+
 /// Whether a kind was found or refuted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum State {
@@ -218,11 +228,16 @@ impl<'v, 'a> Scene<'v, 'a> {
         let (misses, failed) = (self.health.misses, self.health.start_failed);
         match process {
             Some(it) if it.holds => {
-                self.add(Evidence::ProcessExists, State::Present(1.0), it.since, "its process runs");
+                self.add(
+                    Evidence::ProcessExists,
+                    State::Present(1.0),
+                    it.since,
+                    "its process runs",
+                );
                 self.add(Evidence::ProcessEnded, State::Absent, it.since, "its process runs");
             }
             Some(it) => {
-                let ended = "its process has ended and nobody asked for that";
+                let ended = "it ended without a request";
                 self.add(Evidence::ProcessEnded, State::Present(1.0), it.since, ended);
                 let gone = "its process does not exist";
                 self.add(Evidence::ProcessExists, State::Absent, it.since, gone);
@@ -285,9 +300,8 @@ impl<'v, 'a> Scene<'v, 'a> {
         let names = self.service.depends_on.clone();
         let all: Vec<(String, Option<ServiceHealth>)> =
             names.into_iter().map(|it| (it.clone(), detection::health(self.view, &it))).collect();
-        let red = |it: &Option<ServiceHealth>| {
-            it.as_ref().filter(|it| it.colour == Health::Red).cloned()
-        };
+        let red =
+            |it: &Option<ServiceHealth>| it.as_ref().filter(|it| it.colour == Health::Red).cloned();
         if let Some((name, health)) = all.iter().find_map(|(name, it)| Some((name, red(it)?))) {
             let sentence = format!("{name}, which it depends on, is red");
             let refs = vec![health.evidence.clone()];
@@ -329,15 +343,10 @@ impl<'v, 'a> Scene<'v, 'a> {
     }
 
     fn breaches(&mut self) {
-        let red: Vec<(Signal, Ns, String)> = self
-            .health
-            .signals
-            .iter()
-            .filter(|it| it.colour == Health::Red)
-            .map(|it| (it.signal, it.since, super::facts::breach(it.signal, it.observed, it.threshold)))
-            .collect();
+        let red = self.health.signals.iter().filter(|it| it.colour == Health::Red);
+        let red: Vec<(Signal, Ns)> = red.map(|it| (it.signal, it.since)).collect();
         let is_alive = self.health.has_process() != Some(false);
-        for (signal, since, sentence) in red {
+        for (signal, since) in red {
             let kind = match signal {
                 Signal::ErrorRate if is_alive => Evidence::ProviderErrors,
                 Signal::ApiP95Ms => Evidence::LatencyBreach,
@@ -346,6 +355,7 @@ impl<'v, 'a> Scene<'v, 'a> {
                 Signal::QueueLag | Signal::DlqDepth => Evidence::QueueGrowth,
                 Signal::ErrorRate | Signal::Heartbeat => continue,
             };
+            let sentence = format!("its {signal} is red");
             self.add(kind, State::Present(1.0), since, sentence);
         }
     }
@@ -358,9 +368,7 @@ impl<'v, 'a> Scene<'v, 'a> {
             let of_kind = self.facts.changes.iter().filter(|it| kinds.contains(&it.kind));
             of_kind.filter(recent).max_by_key(|it| it.at).cloned()
         };
-        let strength = |it: &Change| {
-            1.0 - 0.5 * since.since(it.at).as_s() / CHANGE_WINDOW.as_s()
-        };
+        let strength = |it: &Change| 1.0 - 0.5 * since.since(it.at).as_s() / CHANGE_WINDOW.as_s();
         let version = newest(&[ChangeKind::Deploy, ChangeKind::Commit]);
         let configuration = newest(&[ChangeKind::Config, ChangeKind::Flag]);
         if let Some(it) = version {

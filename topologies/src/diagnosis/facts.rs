@@ -96,7 +96,7 @@ fn anomaly(view: &mut View<'_>, entry: &Folded<'_>, it: &SloAnomalyDetected) {
             colour: it.health_to,
             at: entry.now(),
             refs,
-            sentence: breach(it.signal, it.observed, it.threshold),
+            sentence: breach(it),
         };
         facts.anomalies.insert(signal, standing);
     }
@@ -143,12 +143,23 @@ fn change(entry: &Folded<'_>) -> Option<(String, Change)> {
     Some((service.to_owned(), change))
 }
 
-/// What a signal shows, in words, without a full stop.
-pub(crate) fn breach(signal: Signal, observed: f64, threshold: f64) -> String {
+/// What an anomaly says, in words, without a full stop.
+pub(crate) fn breach(it: &SloAnomalyDetected) -> String {
     let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    let (observed, threshold) = (it.observed, it.threshold);
     let (is, limit) = (percent(observed), percent(threshold));
-    match signal {
-        Signal::Heartbeat => "it does not answer as alive".to_owned(),
+    if it.health_to == Health::Unknown {
+        return format!("its {} is not known any more", it.signal);
+    }
+    match it.signal {
+        Signal::Heartbeat => match it.detector.as_str() {
+            "process" => "its process is gone".to_owned(),
+            "drift_lock" if it.health_to == Health::Amber => {
+                "its environment is not the desired one".to_owned()
+            }
+            "drift_lock" => "it failed with a changed environment".to_owned(),
+            _ => format!("{observed:.0} probes in a row failed"),
+        },
         Signal::ErrorRate => format!("{is} of its answers fail, the limit is {limit}"),
         Signal::ApiP95Ms => {
             format!("its p95 is {observed:.0} ms, the limit is {threshold:.0} ms")

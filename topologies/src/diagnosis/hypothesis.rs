@@ -22,21 +22,21 @@ pub(super) fn of(view: &View<'_>, entry: &Folded<'_>, service: &str) -> Option<R
     let lead = standing.first();
     let (present, required) = lead.map_or((0, 1), |it| it.coverage);
     let confidence = confidence(&scores, present, required);
-    let (class, why_class) = class(&scene);
-    let told = Account { scene: &scene, lead, confidence, ruled_out: &ruled_out, why_class };
+    let class = class(&scene);
+    let told = Account { scene: &scene, lead, confidence, ruled_out: &ruled_out, class };
     let refs = told.refs();
     let name: [&[u8]; 2] = [service.as_bytes(), &said::place(entry)];
     Some(RcaHypothesis {
         hypothesis_id: Uuid::named("healwright/hypothesis/v1", &name),
         anomaly_ids: scene.facts.anomalies.values().map(|it| it.id).collect(),
-        failure_class: class,
+        failure_class: class.0,
         pattern: lead.map_or(Pattern::Unknown, |it| it.pattern),
         confidence,
         evidence_refs: refs,
         causal_chain: told.chain(),
         counterfactuals: told.counterfactuals(&standing),
         explanation_nl: told.explanation(),
-        impact: impact(view, service, class),
+        impact: impact(view, service, class.0),
         service: Some(service.to_owned()),
     })
 }
@@ -67,6 +67,19 @@ fn class(scene: &Scene<'_, '_>) -> (u8, &'static str) {
     }
 }
 
+/// Whether it repeats what an anomaly said with its numbers.
+fn is_breach(kind: Evidence) -> bool {
+    let breaches = [
+        Evidence::ProviderErrors,
+        Evidence::LatencyBreach,
+        Evidence::ResourceBreach,
+        Evidence::NetErrorsBreach,
+        Evidence::QueueGrowth,
+        Evidence::ProbeFails,
+    ];
+    breaches.contains(&kind)
+}
+
 fn is_present(it: &Found, kind: Evidence) -> bool {
     it.kind == kind && matches!(it.state, State::Present(_))
 }
@@ -88,7 +101,7 @@ struct Account<'s, 'v, 'a> {
     lead: Option<&'s Standing>,
     confidence: f64,
     ruled_out: &'s [RuledOut],
-    why_class: &'static str,
+    class: (u8, &'static str),
 }
 
 impl Account<'_, '_, '_> {
@@ -148,7 +161,8 @@ impl Account<'_, '_, '_> {
         let mut facts: Vec<String> =
             self.scene.facts.anomalies.values().map(|it| it.sentence.clone()).collect();
         for it in self.leading() {
-            if !facts.contains(&it.sentence) {
+            let is_said = is_breach(it.kind) || facts.contains(&it.sentence);
+            if !is_said {
                 facts.push(it.sentence.clone());
             }
         }
@@ -157,7 +171,7 @@ impl Account<'_, '_, '_> {
             return format!("{facts} No pattern has its evidence, so the cause is unknown.");
         };
         let belief = format!("Hypothesis ({:.2}): {}.", self.confidence, means(lead));
-        let class = format!("It is taken for that class because {}.", self.why_class);
+        let class = format!("Class {}, because {}.", self.class.0, self.class.1);
         let missing: Vec<&str> = lead
             .set
             .iter()

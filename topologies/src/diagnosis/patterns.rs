@@ -38,10 +38,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         pattern: Pattern::ConfigurationErrors,
-        required: &[
-            &[ConfigurationChanged, ParseErrorInLogs],
-            &[StartFailure, EnvironmentDiffers],
-        ],
+        required: &[&[ConfigurationChanged, ParseErrorInLogs], &[StartFailure, EnvironmentDiffers]],
         supporting: &[ConfigurationChanged, EnvironmentDiffers],
     },
     Rule {
@@ -107,10 +104,11 @@ fn stand(rule: &Rule, found: &[Found]) -> Result<Option<Standing>, RuledOut> {
     let mut best: Option<Standing> = None;
     let mut contradiction = None;
     for set in rule.required {
-        let present = set.iter().filter(|it| strength(**it, found) > 0.0).count();
-        if present == 0 {
+        let present = set.iter().filter(|it| strength(**it, found) > 0.0);
+        if present.clone().all(|it| it.is_circumstance()) {
             continue;
         }
+        let present = present.count();
         let against = found.iter().find(|it| it.state == State::Absent && set.contains(&it.kind));
         if let Some(against) = against {
             contradiction.get_or_insert_with(|| against.sentence.clone());

@@ -4,17 +4,13 @@ use schemas::Event;
 use schemas::event::{Decision, IncidentStatus, L3Outcome, RunnerStatus, TriggerVerdict};
 
 use super::{Incident, act};
-use crate::fold::{Folded, View};
+use crate::fold::Folded;
 use crate::{diagnosis, escalation, execution, governance, said, triggers};
 
 /// Takes an entry into the account; the change to be said, if it is one.
 ///
 /// What only repeats or prepares is kept and said with the next change.
-pub(super) fn take(
-    _view: &View<'_>,
-    entry: &Folded<'_>,
-    incident: &mut Incident,
-) -> Option<&'static str> {
+pub(super) fn take(entry: &Folded<'_>, incident: &mut Incident) -> Option<&'static str> {
     let by = |processor| said::by(entry, processor);
     if let Event::RcaHypothesis(it) = entry.event {
         let pattern = it.pattern.to_string();
@@ -52,8 +48,8 @@ pub(super) fn take(
         return None;
     }
     if let Event::RunnerRequest(it) = entry.event {
-        if by(execution::PROCESSOR.name) && !incident.requests.contains(&it.id) {
-            incident.requests.push(it.id);
+        if by(execution::PROCESSOR.name) {
+            incident.asked.push((it.id, entry.envelope.key.clone()));
             act(incident, format!("asked: {}", it.ops.join(", ")));
         }
         return None;
@@ -65,6 +61,9 @@ pub(super) fn take(
             (RunnerStatus::Failed, _) => "failed",
             (RunnerStatus::RolledBack, _) => "taken back",
         };
+        if it.known != Some(false) {
+            incident.asked.retain(|(id, _)| *id != it.id);
+        }
         act(incident, format!("{outcome}: {}", it.explanation));
         return Some("acted");
     }
