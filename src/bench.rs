@@ -5,4 +5,6 @@ use crate::out::Out;
 ///
 /// # Errors
 /// What keeps it from running.
-pub fn run(_out: Out, _args: &cli::Bench) -> anyhow::Result<bool> { anyhow::bail!("not wired") }
+pub fn run(_out: Out, _args: &cli::Bench) -> anyhow::Result<bool> {
+    anyhow::bail!("not wired")
+}

@@ -35,8 +35,10 @@ pub fn run(session: &Session, out: Out) -> anyhow::Result<bool> {
     if out.form == Form::Json {
         let all: Vec<_> = findings
             .iter()
-            .map(|it| json!({ "name": it.name, "ok": it.ok, "what": it.what,
-                              "without": (!it.ok).then_some(it.without) }))
+            .map(|it| {
+                json!({ "name": it.name, "ok": it.ok, "what": it.what,
+                              "without": (!it.ok).then_some(it.without) })
+            })
             .collect();
         out.json(&json!({ "schema": "healwright.doctor.v1", "ok": ok, "findings": all }));
         return Ok(ok);
@@ -92,7 +94,8 @@ fn sandbox() -> Finding {
 }
 
 fn python() -> Finding {
-    let ran = Command::new("python3").args(["-I", "-c", "import venv"]).stderr(Stdio::null()).status();
+    let ran =
+        Command::new("python3").args(["-I", "-c", "import venv"]).stderr(Stdio::null()).status();
     Finding {
         name: "python3",
         ok: ran.is_ok_and(|it| it.success()),

@@ -10,7 +10,7 @@ use ledger::bundle::{self, Contents, Files, KnownHead, Policy, Report};
 use ledger::witness::Witness;
 use schemas::{Hash, Ns};
 use serde_json::json;
-use state::embedded::Reader;
+use state::embedded::{EmbeddedLog, Part, Reader};
 use state::memory::MemoryLog;
 use state::{State, Store as _};
 
@@ -47,8 +47,16 @@ pub fn export(session: &Session, out: Out, to: &Path) -> anyhow::Result<bool> {
             "deployment": report.deployment,
         }));
     } else {
-        out.line(&format!("{} entries in {} files: {}", report.n_entries, files.len(), to.display()));
-        out.line(&format!("deployment {}; write it down, it binds the root key", report.deployment));
+        out.line(&format!(
+            "{} entries in {} files: {}",
+            report.n_entries,
+            files.len(),
+            to.display()
+        ));
+        out.line(&format!(
+            "deployment {}; write it down, it binds the root key",
+            report.deployment
+        ));
         out.line(&format!("check it anywhere: healwright verify {}", to.display()));
     }
     Ok(true)
@@ -158,8 +166,8 @@ pub fn verify(session: &Session, out: Out, args: &Verify) -> anyhow::Result<bool
         if let Ok(head) = runner_head(&path) {
             policy.heads.push(head);
         }
-        let reader = Reader::open(&path)
-            .with_context(|| format!("opening {} to read", path.display()))?;
+        let reader =
+            Reader::open(&path).with_context(|| format!("opening {} to read", path.display()))?;
         match files_of(&path, &reader) {
             Ok(files) => files,
             Err(error) => {
@@ -349,9 +357,7 @@ pub fn repair(session: &Session, out: Out, command: &Repair) -> anyhow::Result<b
         Repair::Skip { .. } => act::repair_skip(session, out, command),
         Repair::State => {
             refuse_while_running(session)?;
-            let (deployment, partition) = session.log()?.identity()?;
-            state::embedded::EmbeddedLog::open(session.data(), &deployment, partition)?
-                .drop_state()?;
+            EmbeddedLog::repair(session.data(), Part::State)?;
             out.line("the folded state is gone; the next start folds the chain anew");
             Ok(true)
         }

@@ -51,9 +51,10 @@ pub fn run() -> ExitCode {
 
 /// Usage errors exit with 2 and help with 0; with `-o json` they are JSON too.
 fn usage(error: &clap::Error) -> ExitCode {
-    let json = std::env::args().collect::<Vec<_>>().windows(2).any(|it| {
-        matches!(it[0].as_str(), "-o" | "--output") && it[1] == "json"
-    });
+    let json = std::env::args()
+        .collect::<Vec<_>>()
+        .windows(2)
+        .any(|it| matches!(it[0].as_str(), "-o" | "--output") && it[1] == "json");
     if error.use_stderr() && json {
         let out = Out { form: Form::Json, quiet: false };
         out.error("usage", error.to_string().trim());

@@ -55,11 +55,8 @@ async fn tell(entry: &Entry, targets: &Escalation) {
     let targets = targets.clone();
     let told = tokio::task::spawn_blocking(move || {
         let webhook = targets.webhook.as_deref().map_or(Ok(()), |url| post(url, &message));
-        let command = if targets.command.is_empty() {
-            Ok(())
-        } else {
-            run(&targets.command, &message)
-        };
+        let command =
+            if targets.command.is_empty() { Ok(()) } else { run(&targets.command, &message) };
         (webhook, command)
     });
     let Ok((webhook, command)) = told.await else { return };

@@ -118,7 +118,8 @@ pub fn printable(text: &str) -> String {
 }
 
 fn is_hostile(it: char) -> bool {
-    it.is_control() || matches!(it, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+    it.is_control()
+        || matches!(it, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
 }
 
 /// Length of one of our own colour sequences at the front of `text`; 0 if there is none.

@@ -32,8 +32,7 @@ pub struct Projection {
 impl Projection {
     /// A model that follows a running engine on a thread of its own.
     pub fn follow(engine: Handle) -> Self {
-        let projection =
-            Projection { model: Arc::default(), changed: watch::Sender::new(0) };
+        let projection = Projection { model: Arc::default(), changed: watch::Sender::new(0) };
         let following = projection.clone();
         tokio::spawn(async move {
             let mut moved = engine.follow();
@@ -60,8 +59,7 @@ impl Projection {
     /// # Errors
     /// The log cannot be read.
     pub fn of<J: Journal + ?Sized>(log: &J) -> Result<Self, LogError> {
-        let projection =
-            Projection { model: Arc::default(), changed: watch::Sender::new(0) };
+        let projection = Projection { model: Arc::default(), changed: watch::Sender::new(0) };
         projection.read(log, log.head()?.next_seq)?;
         Ok(projection)
     }

@@ -31,7 +31,9 @@ pub struct Running {
 /// The data directory when none is named.
 pub fn data_default() -> PathBuf {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    std::env::var_os("XDG_DATA_HOME").map_or(home.join(".local/share"), PathBuf::from).join("healwright")
+    std::env::var_os("XDG_DATA_HOME")
+        .map_or(home.join(".local/share"), PathBuf::from)
+        .join("healwright")
 }
 
 impl Session {

@@ -41,8 +41,9 @@ pub fn run(session: &Session, out: Out, args: &cli::Watch) -> anyhow::Result<boo
         variables: path_variable(),
         ..Service::default()
     };
-    schemas::canonical::identifier(&service.name)
-        .with_context(|| format!("naming the service {:?}; choose one with --name", service.name))?;
+    schemas::canonical::identifier(&service.name).with_context(|| {
+        format!("naming the service {:?}; choose one with --name", service.name)
+    })?;
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = NodeConfig {
         data: session.data().to_owned(),

@@ -23,7 +23,8 @@ pub fn sentence(event: &Event) -> String {
         }
         Event::TelemetrySample(it) => format!("{} samples from {}", it.value.len(), it.source),
         Event::ChangeObserved(it) => {
-            let by = if it.author.is_empty() { String::new() } else { format!(" by {}", it.author) };
+            let by =
+                if it.author.is_empty() { String::new() } else { format!(" by {}", it.author) };
             format!("{} of {} to {}{by}", it.kind, it.service, it.version)
         }
         Event::ReleaseRequested(it) => {
@@ -68,10 +69,9 @@ pub fn sentence(event: &Event) -> String {
             let version = it.version.as_deref().unwrap_or_default();
             format!("{} {version} {}: {}", it.service, it.state, it.reason)
         }
-        Event::KpiTrustUpdate(it) => format!(
-            "trust in {} {:.2} → {:.2}: {}",
-            it.component, it.before, it.after, it.reason
-        ),
+        Event::KpiTrustUpdate(it) => {
+            format!("trust in {} {:.2} → {:.2}: {}", it.component, it.before, it.after, it.reason)
+        }
         Event::ModeChanged(it) => format!("mode {} → {}: {}", it.from, it.to, it.cause),
         Event::FreezeCommand(it) => format!("{} by {}: {}", it.command, it.signer_id, it.reason),
         Event::IncidentChanged(it) => format!("incident {}: {}", it.change, it.summary),

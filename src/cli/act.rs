@@ -64,7 +64,11 @@ pub fn approve(
     };
     approval.signature = signature_text(&key.sign(APPROVAL_DOMAIN, &approval.statement()));
     let answer = session.say("/api/v1/approvals", &approval)?;
-    told(out, &answer, &format!("{verdict} signed; what comes of it: healwright proposals show {}", args.id));
+    told(
+        out,
+        &answer,
+        &format!("{verdict} signed; what comes of it: healwright proposals show {}", args.id),
+    );
     Ok(true)
 }
 
@@ -120,7 +124,12 @@ pub fn release(
 ///
 /// # Errors
 /// No node, no key, or a refusal.
-pub fn freeze(session: &Session, out: Out, args: &Freeze, verb: FreezeVerb) -> anyhow::Result<bool> {
+pub fn freeze(
+    session: &Session,
+    out: Out,
+    args: &Freeze,
+    verb: FreezeVerb,
+) -> anyhow::Result<bool> {
     if verb == FreezeVerb::Unfreeze && !args.yes && !confirm("lift the freeze?")? {
         out.remark("still frozen");
         return Ok(false);

@@ -69,7 +69,8 @@ pub fn sentence(model: &Model, running: bool) -> String {
         (_, 0) => format!("{open} incident{} open", plural(open)),
         _ => format!("{open} incident{} open, {waiting} waiting for you", plural(open)),
     };
-    let since = model.since.map(|it| format!("; {} entries since {}", model.next_seq, local_time(it)));
+    let since =
+        model.since.map(|it| format!("; {} entries since {}", model.next_seq, local_time(it)));
     format!("{healing} {incidents}{}.", since.unwrap_or_default())
 }
 
@@ -105,7 +106,8 @@ fn services(model: &Model, out: Out) {
 fn row(model: &Model, name: &str, it: &ServiceView) -> Vec<String> {
     let judged = it.signals.values().map(|(_, _, at)| *at).max();
     let now = crate::engine::wall_now();
-    let age = judged.map_or("never".to_owned(), |at| format!("{} ago", words::span((now - at).as_s())));
+    let age =
+        judged.map_or("never".to_owned(), |at| format!("{} ago", words::span((now - at).as_s())));
     let (max, window) = budget(model, it);
     let recent = it.attempts.iter().filter(|at| now.since(**at) < Ns::from_ms(window)).count();
     let left = max.saturating_sub(recent as u32);
@@ -117,7 +119,8 @@ fn row(model: &Model, name: &str, it: &ServiceView) -> Vec<String> {
 
 fn budget(model: &Model, it: &ServiceView) -> (u32, u64) {
     let profile = model.profile.clone().unwrap_or_default();
-    let max = if it.config.attempts_max > 0 { it.config.attempts_max } else { profile.attempts_max };
+    let max =
+        if it.config.attempts_max > 0 { it.config.attempts_max } else { profile.attempts_max };
     let window = it.config.attempts_window_ms;
     (max, if window > 0 { window } else { profile.attempts_window_ms })
 }
@@ -165,7 +168,10 @@ fn list_incidents(projection: &Projection, out: Out, status: &str, window: &Wind
         .filter(|it| window.holds(it.incident.detected_at))
         .take(window.limit.unwrap_or(50))
         .map(|it| {
-            let took = it.incident.resolved_at.map(|at| words::span((at - it.incident.detected_at).as_s()));
+            let took = it
+                .incident
+                .resolved_at
+                .map(|at| words::span((at - it.incident.detected_at).as_s()));
             vec![
                 it.incident.incident_id.clone(),
                 it.incident.status.to_string(),
@@ -214,14 +220,17 @@ fn show_incident(projection: &Projection, out: Out, id: &str) -> anyhow::Result<
 const SECTIONS: &[(&str, &[Kind])] = &[
     ("what was seen", &[Kind::SloAnomalyDetected, Kind::ChangeObserved, Kind::DeployState]),
     ("what is inferred", &[Kind::RcaHypothesis]),
-    ("what was decided", &[
-        Kind::HealTriggerEvaluated,
-        Kind::RemediationProposed,
-        Kind::L1ConsensusResult,
-        Kind::L2ConsensusResult,
-        Kind::GovernanceDecision,
-        Kind::ApprovalGiven,
-    ]),
+    (
+        "what was decided",
+        &[
+            Kind::HealTriggerEvaluated,
+            Kind::RemediationProposed,
+            Kind::L1ConsensusResult,
+            Kind::L2ConsensusResult,
+            Kind::GovernanceDecision,
+            Kind::ApprovalGiven,
+        ],
+    ),
     ("what was done", &[Kind::RunnerResult, Kind::L3ExecutionResult, Kind::HealEscalated]),
 ];
 
@@ -329,7 +338,9 @@ pub fn explain(session: &Session, out: Out, id: &str) -> anyhow::Result<bool> {
     drop(model);
     let seq = id.rsplit('/').next().and_then(|it| it.parse::<u64>().ok());
     let Some(seq) = seq else {
-        bail!("no incident, proposal or entry {id:?}; `healwright incident list` shows what there is");
+        bail!(
+            "no incident, proposal or entry {id:?}; `healwright incident list` shows what there is"
+        );
     };
     entry_with_causes(session, out, seq)?;
     Ok(true)
@@ -373,7 +384,9 @@ pub fn events(session: &Session, out: Out, command: &Events) -> anyhow::Result<b
                 for batch in log.read(seq, READ_BYTES)? {
                     for entry in &batch.entries {
                         let envelope = &entry.envelope;
-                        if kind.is_some_and(|it| it != envelope.kind) || !window.holds(envelope.wall) {
+                        if kind.is_some_and(|it| it != envelope.kind)
+                            || !window.holds(envelope.wall)
+                        {
                             continue;
                         }
                         match window.limit {
@@ -405,7 +418,8 @@ fn tail(session: &Session, out: Out, topic: Option<&str>) -> anyhow::Result<()> 
         session.refresh()?;
         while seq < log.head()?.next_seq {
             for batch in log.read(seq, READ_BYTES)? {
-                let wanted = |it: &&schemas::Entry| kind.is_none_or(|kind| kind == it.envelope.kind);
+                let wanted =
+                    |it: &&schemas::Entry| kind.is_none_or(|kind| kind == it.envelope.kind);
                 batch.entries.iter().filter(wanted).for_each(|entry| show(out, entry));
                 seq = batch.next_seq();
             }

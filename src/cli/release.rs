@@ -20,7 +20,9 @@ pub fn run(session: &Session, out: Out, command: &Release) -> anyhow::Result<boo
             let reference = reference(service, version);
             let store = Store::open(&session.layout().runner().join("store"))?;
             let digest = store.resolve(&reference).with_context(|| {
-                format!("{reference} is not in the store; `healwright release import` puts it there")
+                format!(
+                    "{reference} is not in the store; `healwright release import` puts it there"
+                )
             })?;
             if *dry_run {
                 out.line(&format!("would sign: {service} {version} {}", digest.to_digest()));
@@ -30,7 +32,9 @@ pub fn run(session: &Session, out: Out, command: &Release) -> anyhow::Result<boo
             if out.form == Form::Json {
                 out.json(&answer);
             } else {
-                out.line(&format!("requested; follow it with: healwright release status {service}"));
+                out.line(&format!(
+                    "requested; follow it with: healwright release status {service}"
+                ));
             }
             Ok(true)
         }
@@ -69,7 +73,8 @@ fn reference(service: &str, version: &str) -> String {
 fn status(session: &Session, out: Out, service: Option<&str>) -> anyhow::Result<bool> {
     let projection = session.projection()?;
     let model = projection.model();
-    let wanted = model.rollouts.values().filter(|it| service.is_none_or(|of| of == it.state.service));
+    let wanted =
+        model.rollouts.values().filter(|it| service.is_none_or(|of| of == it.state.service));
     let mut shown: Vec<_> = wanted.collect();
     shown.sort_by_key(|it| std::cmp::Reverse(it.began));
     if out.form == Form::Json {

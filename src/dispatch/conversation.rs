@@ -73,10 +73,12 @@ impl Conversation {
         let standing = self.office.engine.ask(move |owner| {
             let mode = owner.look("mode", topologies::mode::current);
             let services = owner.look("config", topologies::config::services);
-            let services: Vec<u64> = services
-                .iter()
-                .filter(|it| it.host == host)
-                .filter_map(|it| owner.active_config(&format!("service/{}", it.name)))
+            // Signers first: without them no artifact is taken.
+            let names = services.iter().filter(|it| it.host == host);
+            let names = names.map(|it| format!("service/{}", it.name));
+            let services: Vec<u64> = std::iter::once("signers".to_owned())
+                .chain(names)
+                .filter_map(|name| owner.active_config(&name))
                 .map(|it| it.seq)
                 .collect();
             let open = owner.look(bookkeeping::PROCESSOR.name, |view| {
@@ -144,6 +146,9 @@ impl Conversation {
                 return self.say(&ToRunner::ModeEpoch(mode)).await;
             }
         }
+        if kind == Kind::ConfigActivated && entry.envelope.key == "signers" {
+            return self.send_service(entry.envelope.seq).await;
+        }
         if kind == Kind::ConfigActivated && entry.envelope.key.starts_with("service/") {
             if let Ok(Event::ConfigActivated(it)) = entry.event() {
                 let body = it.body.unwrap_or_default();
@@ -199,7 +204,8 @@ impl Conversation {
 
     async fn dispatch_again(&mut self, id: Uuid) -> anyhow::Result<()> {
         let open = self.office.engine.ask(move |owner| {
-            owner.look(bookkeeping::PROCESSOR.name, |view| view.load::<First>(&format!("open/{id}")))
+            owner
+                .look(bookkeeping::PROCESSOR.name, |view| view.load::<First>(&format!("open/{id}")))
         });
         match open.await.context("the engine has stopped")? {
             Some(first) => self.dispatch(first.seq).await,

@@ -26,15 +26,15 @@ const DRIFT: Duration = Duration::from_millis(200);
 pub async fn command(app: App, command: FreezeCommand) -> Response {
     let engine = app.0.engine.clone();
     let signer = command.signer_id.clone();
-    let before = engine.ask(move |owner| {
-        (owner.signer(&signer), owner.look("mode", topologies::mode::current))
-    });
+    let before = engine
+        .ask(move |owner| (owner.signer(&signer), owner.look("mode", topologies::mode::current)));
     let Ok((key, mode)) = before.await else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "stopped", "the engine has stopped");
     };
-    let signed = key.zip(signature_from_text(&command.signature)).is_some_and(|(key, signature)| {
-        key.verify(FREEZE_DOMAIN, &command.statement(), &signature)
-    });
+    let signed =
+        key.zip(signature_from_text(&command.signature)).is_some_and(|(key, signature)| {
+            key.verify(FREEZE_DOMAIN, &command.statement(), &signature)
+        });
     let key_id = key.map(|it| it.id());
     let actor = Actor { id: command.signer_id.clone(), kind: ActorKind::Human, key_id };
     let input = Input::new(actor, command.scope.clone(), command.clone());

@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use schemas::envelope::Redaction;
 use schemas::telemetry::Columns;
 use schemas::{Actor, Cause, Envelope, Event, Hash, Ns};
-use schemas::envelope::Redaction;
 use state::{State, Wake};
 use topologies::{Folded, Output, Processor, Store, View};
 

@@ -58,7 +58,12 @@ impl Heads {
     ///
     /// # Errors
     /// A log that cannot be read, or one that does not continue the recorded head (A06).
-    pub fn restore(&mut self, log: &dyn Log, state: &State, head: &Head) -> Result<(), EngineError> {
+    pub fn restore(
+        &mut self,
+        log: &dyn Log,
+        state: &State,
+        head: &Head,
+    ) -> Result<(), EngineError> {
         let size = head.next_seq;
         let first = size - size % ledger::tree::TILE_HASHES as u64;
         let mut tail = Vec::new();

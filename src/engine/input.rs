@@ -28,13 +28,7 @@ pub struct Input {
 impl Input {
     /// An input without a client's id, of normal priority.
     pub fn new(actor: Actor, key: impl Into<String>, event: impl Into<Event>) -> Self {
-        Input {
-            event: event.into(),
-            key: key.into(),
-            actor,
-            correlation: None,
-            priority: 5,
-        }
+        Input { event: event.into(), key: key.into(), actor, correlation: None, priority: 5 }
     }
 
     /// The stream it belongs to: what stops the system is always drained first.

@@ -498,11 +498,7 @@ impl Owner {
 
     /// Signs and appends; `None` when another batch came first. On `Appended` the state that
     /// was written with the batch becomes the state.
-    fn append(
-        &mut self,
-        draught: Draught,
-        epoch: u64,
-    ) -> Result<Option<Arc<Batch>>, EngineError> {
+    fn append(&mut self, draught: Draught, epoch: u64) -> Result<Option<Arc<Batch>>, EngineError> {
         let entries = self.seal_entries(draught.drafts);
         let header = Header {
             deployment: self.head.deployment.clone(),

@@ -192,10 +192,8 @@ fn compare(recorded: &[Entry], drafts: &[Draft]) -> Option<Difference> {
     Some(Difference {
         place: envelope.reference(),
         processor: processor_of(envelope),
-        recorded: entry.map_or_else(
-            || missing.clone(),
-            |it| describe(&it.envelope, it.event().ok().as_ref()),
-        ),
+        recorded: entry
+            .map_or_else(|| missing.clone(), |it| describe(&it.envelope, it.event().ok().as_ref())),
         derived: draft
             .map_or_else(|| missing.clone(), |it| describe(&it.envelope, Some(&it.event))),
     })

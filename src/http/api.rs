@@ -111,9 +111,7 @@ pub async fn telemetry(State(app): State<App>, body: Bytes) -> Response {
     let stored = tokio::task::spawn_blocking(move || engine.telemetry(&[encoded])).await;
     match stored {
         Ok(Ok(())) => (StatusCode::ACCEPTED, Json(json!({ "samples": n_samples }))).into_response(),
-        Ok(Err(error)) => {
-            problem(StatusCode::SERVICE_UNAVAILABLE, "not_stored", error.to_string())
-        }
+        Ok(Err(error)) => problem(StatusCode::SERVICE_UNAVAILABLE, "not_stored", error.to_string()),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "not_stored", error.to_string()),
     }
 }

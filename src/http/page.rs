@@ -82,9 +82,7 @@ async fn entry(State(app): State<App>, Path(seq): Path<u64>) -> Response {
 }
 
 /// `GET /api/events`: a message with the number of entries each time the model has grown.
-async fn events(
-    State(app): State<App>,
-) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>> {
+async fn events(State(app): State<App>) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>> {
     let changes = WatchStream::from_changes(app.0.projection.changes());
     let paced = changes.map(|n| Ok(SseEvent::default().event("grown").data(n.to_string())));
     Sse::new(paced).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))

@@ -314,7 +314,8 @@ impl ProposalView {
     /// Whether policy wants a person's signature and none has come.
     pub fn waits_for_a_person(&self) -> bool {
         use schemas::event::Decision;
-        let reviewed = self.decision.as_ref().is_some_and(|it| it.decision == Decision::NeedsReview);
+        let reviewed =
+            self.decision.as_ref().is_some_and(|it| it.decision == Decision::NeedsReview);
         reviewed && self.result.is_none()
     }
 

@@ -66,13 +66,8 @@ pub(super) fn incidents(model: &Model, status: &str, limit: usize, offset: usize
         _ => true,
     };
     let total = model.incidents().filter(wanted).count();
-    let shown: Vec<&IncidentChanged> = model
-        .incidents()
-        .filter(wanted)
-        .skip(offset)
-        .take(limit)
-        .map(|it| &it.incident)
-        .collect();
+    let shown: Vec<&IncidentChanged> =
+        model.incidents().filter(wanted).skip(offset).take(limit).map(|it| &it.incident).collect();
     json!({
         "schema": "healwright.incidents.v1",
         "incidents": shown,
