@@ -186,15 +186,10 @@ fn hypothesise(view: &mut View<'_>, entry: &Folded<'_>, service: &str) -> Vec<Ou
 /// Signals of one fault do not turn red together: users fail before the probes have. What
 /// could not act anyway waits for as long as probes take to tell, so that nobody is called for
 /// a fault that is about to be understood.
-fn is_gathering(
-    view: &View<'_>,
-    entry: &Folded<'_>,
-    case: &Case,
-    found: &RcaHypothesis,
-) -> bool {
+fn is_gathering(view: &View<'_>, entry: &Folded<'_>, case: &Case, found: &RcaHypothesis) -> bool {
     let profile = config::profile(view);
-    let could_act = found.confidence >= profile.hypothesis_confidence_min
-        || found.failure_class == CRITICAL;
+    let could_act =
+        found.confidence >= profile.hypothesis_confidence_min || found.failure_class == CRITICAL;
     let probes = u64::from(profile.probe_misses_red) + 3;
     let gathered = Ns::from_ms(profile.probe_period_ms * probes);
     !could_act && case.last.is_none() && entry.now().since(case.opened_at) < gathered

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::host::{Installed, Outcome};
 use crate::proxy::{self, Canary, Route, Router};
 use crate::store::{ArtifactKind, Store, digest_of};
-use crate::supervisor::{Role, Service, ServiceSpec, Slot, Source, Standing};
+use crate::supervisor::{self, Role, Service, ServiceSpec, Slot, Source, Standing};
 
 /// Committed releases whose folders are kept (spec 60 §14).
 const RELEASES_KEPT: usize = 10;
@@ -259,7 +259,12 @@ impl Standing for Managed {
     fn environment_ok(&self, service: &Service) -> Option<bool> {
         let wanted = service.spec().environment?;
         let mut looked = self.environment.lock().unwrap_or_else(PoisonError::into_inner);
+        // What has just died may have died of its environment: the old answer will not do.
+        let lives = Slot::ALL.into_iter().any(|slot| {
+            service.slot(slot).process.as_ref().is_some_and(supervisor::Identity::is_alive)
+        });
         if let Some((at, ok)) = looked.last
+            && lives
             && at.elapsed() < ENVIRONMENT_EVERY
         {
             return Some(ok);
