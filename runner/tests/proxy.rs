@@ -5,6 +5,8 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,7 +17,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use runner::proxy::{Canary, Control, Counts, Interval, Role, Route, Router as _, Slot, serve};
+use runner::proxy::{
+    Canary, Control, Counts, Interval, Role, Route, Router as _, Slot, run, serve,
+};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -380,6 +384,51 @@ fn a_removed_service_is_no_longer_served() {
     bed.control.remove_route("shop").unwrap();
     until(|| TcpStream::connect(route.listen).is_err());
     assert_eq!(bed.control.status().unwrap().routes, []);
+}
+
+/// Not a test of its own: the proxy process of the test below, which starts this very program.
+#[test]
+fn proxy_process() {
+    if let Some(dir) = std::env::var_os("HEALWRIGHT_TEST_PROXY") {
+        run(dir.as_ref()).unwrap();
+    }
+}
+
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "proxy_process"]).env("HEALWRIGHT_TEST_PROXY", dir);
+    command
+}
+
+#[test]
+fn a_proxy_process_is_adopted_and_a_killed_one_is_started_again_with_its_routes() {
+    let upstreams = Bed::new();
+    let green = upstreams.upstream(echo);
+    let dir = tempfile::tempdir().unwrap();
+    let control = Control::new(dir.path());
+    let first = control.adopt_or_start(command(dir.path())).unwrap();
+    let route = control.set_route(&upstreams.route(&green)).unwrap();
+    // A second starter finds it, and starts nothing.
+    let again = Control::new(dir.path()).adopt_or_start(Command::new("/nowhere")).unwrap();
+    assert_eq!((again.pid, &again.instance), (first.pid, &first.instance));
+    assert_eq!(ask(route.listen, "GET /", "").0, 200);
+
+    let pid = rustix::process::Pid::from_raw(first.pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    until(|| control.status().is_err());
+    let second = control.adopt_or_start(command(dir.path())).unwrap();
+    assert_ne!(second.instance, first.instance);
+    assert_eq!(second.routes, std::slice::from_ref(&route));
+    assert_eq!(ask(route.listen, "GET /", "").0, 200);
+    control.stop().unwrap();
+    until(|| control.status().is_err());
+}
+
+#[test]
+fn a_proxy_that_cannot_start_is_an_error_that_says_where_to_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Control::new(dir.path()).adopt_or_start(Command::new("/bin/false")).unwrap_err();
+    assert!(error.to_string().contains("it ended with exit status: 1; see proxy.log"), "{error}");
 }
 
 /// Prints what the way through the proxy costs; asserts nothing, for it depends on the machine.

@@ -296,7 +296,7 @@ impl Bed {
         *clock.wall.lock().unwrap() = NOON;
         let mut bed = Bed {
             plane: Plane::new(1),
-            dir: tempfile::tempdir().unwrap(),
+            dir: folder(),
             clock,
             machine: Arc::new(Counting::default()),
             mode: ModeEpoch { epoch: 1, mode: Mode::Normal },
@@ -406,6 +406,11 @@ impl Bed {
         let effects = self.grant(&said, 2_000);
         result(&self.carry_out(effects))
     }
+}
+
+/// A folder in memory where there is one: these tests sync some thousand times.
+pub(super) fn folder() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 /// The lease that is asked for.
