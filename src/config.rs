@@ -111,10 +111,10 @@ impl Config {
                  a file with one line, readable by you alone"
             );
         }
-        if let Some(url) = &self.escalation.webhook {
-            if !url.starts_with("http://") {
-                bail!("`escalation.webhook` {url:?} is no http:// URL; use a command for others");
-            }
+        if let Some(url) = &self.escalation.webhook
+            && !url.starts_with("http://")
+        {
+            bail!("`escalation.webhook` {url:?} is no http:// URL; use a command for others");
         }
         Ok(())
     }

@@ -66,9 +66,10 @@ fn data_directory(data: &Path) -> Finding {
 
 fn node(session: &Session) -> Finding {
     let running = session.running();
-    let what = running.map_or("none runs here".to_owned(), |it| {
-        format!("runs as pid {} at http://{}/", it.pid, it.http)
-    });
+    let what = running.map_or_else(
+        || "none runs here".to_owned(),
+        |it| format!("runs as pid {} at http://{}/", it.pid, it.http),
+    );
     Finding { name: "node", ok: true, what, without: "" }
 }
 

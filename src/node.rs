@@ -163,7 +163,8 @@ impl Layout {
 /// directory, so that restoring a backup of it does not restore the record too.
 pub fn head_record_default(deployment: &str) -> PathBuf {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let state = std::env::var_os("XDG_STATE_HOME").map_or(home.join(".local/state"), PathBuf::from);
+    let state =
+        std::env::var_os("XDG_STATE_HOME").map_or_else(|| home.join(".local/state"), PathBuf::from);
     state.join("healwright").join("heads").join(format!("{deployment}-{PARTITION}"))
 }
 
@@ -276,11 +277,11 @@ impl Node {
     /// Stops the runner and waits for it; services and proxy go on.
     pub async fn stop(mut self) {
         if let Some(mut runner) = self.runner.take() {
-            if let Some(pid) = runner.id().and_then(|id| i32::try_from(id).ok()) {
-                if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                    // It may have ended by itself; then there is nothing to stop.
-                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-                }
+            if let Some(pid) = runner.id().and_then(|id| i32::try_from(id).ok())
+                && let Some(pid) = rustix::process::Pid::from_raw(pid)
+            {
+                // It may have ended by itself; then there is nothing to stop.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             }
             let grace = std::time::Duration::from_secs(3);
             if tokio::time::timeout(grace, runner.wait()).await.is_err() {

@@ -32,7 +32,7 @@ pub struct Running {
 pub fn data_default() -> PathBuf {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     std::env::var_os("XDG_DATA_HOME")
-        .map_or(home.join(".local/share"), PathBuf::from)
+        .map_or_else(|| home.join(".local/share"), PathBuf::from)
         .join("healwright")
 }
 

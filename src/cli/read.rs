@@ -106,14 +106,14 @@ fn services(model: &Model, out: Out) {
 fn row(model: &Model, name: &str, it: &ServiceView) -> Vec<String> {
     let judged = it.signals.values().map(|(_, _, at)| *at).max();
     let now = crate::engine::wall_now();
-    let age =
-        judged.map_or("never".to_owned(), |at| format!("{} ago", words::span((now - at).as_s())));
+    let age = judged
+        .map_or_else(|| "never".to_owned(), |at| format!("{} ago", words::span((now - at).as_s())));
     let (max, window) = budget(model, it);
     let recent = it.attempts.iter().filter(|at| now.since(**at) < Ns::from_ms(window)).count();
     let left = max.saturating_sub(recent as u32);
     let budget = format!("{left} of {max} left in {}", words::span(window as f64 / 1000.0));
-    let version = it.config.release.as_ref().map_or(String::new(), |it| it.version.clone());
-    let note = it.refused.as_ref().map_or(String::new(), |(_, why)| why.clone());
+    let version = it.config.release.as_ref().map_or_else(String::new, |it| it.version.clone());
+    let note = it.refused.as_ref().map_or_else(String::new, |(_, why)| why.clone());
     vec![name.to_owned(), words::mark(it.health()).to_owned(), version, age, budget, note]
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn bad_release(stage: &mut Stage) -> anyhow::Result<Healed> {
     let story = stage.story;
     story.heading(1, "A bad release");
     let mut healed = Healed { name: "bad-release", ..Healed::default() };
-    stage.from_here();
+    stage.see_only_what_follows();
     let (began, failed) = (Instant::now(), stage.failed());
     request_release(stage).await?;
     let ended = loop {
@@ -97,6 +97,7 @@ struct Moved {
     deltas: BTreeMap<String, f64>,
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "of all events only these tell it")]
 fn moved(event: &Event) -> Option<Moved> {
     match event {
         Event::DeployState(it) if it.service == SHOP => Some(Moved {
@@ -150,7 +151,7 @@ fn words_of(moved: &Moved) -> Option<(String, String)> {
 /// The process is really hung: probed, diagnosed, voted, restarted.
 pub(super) async fn hung_process(stage: &mut Stage) -> anyhow::Result<Healed> {
     stage.story.heading(2, "A hung process");
-    stage.from_here();
+    stage.see_only_what_follows();
     let (began, failed) = (Instant::now(), stage.failed());
     kill_process(stage.pid(SHOP)?, Signal::STOP).context("stopping the shop")?;
     stage.story.line("SIGSTOP: the process is there and does not answer");
@@ -174,7 +175,7 @@ pub(super) async fn broken_venv(stage: &mut Stage) -> anyhow::Result<Healed> {
         stage.story.line("skipped: an environment is tried in a sandbox first, and none runs here");
         return Ok(skipped("bubblewrap does not run here"));
     }
-    stage.from_here();
+    stage.see_only_what_follows();
     let (began, failed) = (Instant::now(), stage.failed());
     wheel::install_bad(&stage.environment(WORKER))?;
     let pid = stage.pid(WORKER)?;
@@ -236,6 +237,7 @@ enum Step {
 
 /// What an event means for the story of `service`, if anything. `requests` are the requests
 /// about it, by which results are known.
+#[expect(clippy::wildcard_enum_match_arm, reason = "of all events only these tell it")]
 fn step_of(event: &Event, service: &str, requests: &mut BTreeSet<Uuid>) -> Option<Step> {
     match event {
         Event::SloAnomalyDetected(it) if it.service == service && it.health_to == Health::Red => {
@@ -280,7 +282,7 @@ pub(super) async fn spent_budget(stage: &mut Stage) -> anyhow::Result<Value> {
     for _ in 0..=stage.attempts {
         // A cooling window between two attempts is part of the brake.
         stage.wait_until_ready(WITHIN).await?;
-        stage.from_here();
+        stage.see_only_what_follows();
         kill_process(stage.pid(SHOP)?, Signal::STOP).context("stopping the shop")?;
         let began = Instant::now();
         if let Some(why) = follow_to_end(stage).await? {
@@ -299,6 +301,7 @@ pub(super) async fn spent_budget(stage: &mut Stage) -> anyhow::Result<Value> {
 }
 
 /// `None` once healed, or the sentence of the refusal.
+#[expect(clippy::wildcard_enum_match_arm, reason = "of all events only these tell it")]
 async fn follow_to_end(stage: &mut Stage) -> anyhow::Result<Option<String>> {
     stage
         .until(WITHIN, |_, event| match event {

@@ -34,7 +34,7 @@ pub(super) fn prove(stage: &Stage, early: &Files) -> anyhow::Result<(Value, Valu
     let located = flip(stage, &files)?;
     let cut = bundle::verify(early, &policy);
     let noticed = !cut.holds();
-    let why = cut.findings.first().map_or("not noticed".to_owned(), ToString::to_string);
+    let why = cut.findings.first().map_or_else(|| "not noticed".to_owned(), ToString::to_string);
     story.figure("a copy with its tail cut off", &why);
     let replay = evidence::replay_log(&reader)?;
     let identical = replay.replayed.identical();

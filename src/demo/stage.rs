@@ -184,7 +184,7 @@ impl Stage {
     }
 
     /// Forgets what has happened until now, so that [`Stage::until`] sees only what follows.
-    pub(super) fn from_here(&mut self) {
+    pub(super) fn see_only_what_follows(&mut self) {
         self.seq = self.moved.borrow_and_update().next_seq;
     }
 
@@ -238,10 +238,10 @@ impl Stage {
             node.stop().await;
         }
         end_all(&self.dir).await;
-        if !self.keep {
-            if let Err(error) = std::fs::remove_dir_all(&self.dir) {
-                self.story.remark(&format!("{} is left: {error}", self.dir.display()));
-            }
+        if !self.keep
+            && let Err(error) = std::fs::remove_dir_all(&self.dir)
+        {
+            self.story.remark(&format!("{} is left: {error}", self.dir.display()));
         }
     }
 }

@@ -140,22 +140,23 @@ impl Conversation {
         if kind == Kind::RunnerRequest && entry.envelope.key == self.host {
             return self.dispatch(entry.envelope.seq).await;
         }
-        if kind == Kind::ModeChanged {
-            if let Ok(Event::ModeChanged(it)) = entry.event() {
-                let mode = ModeEpoch { epoch: it.mode_epoch, mode: it.to };
-                return self.say(&ToRunner::ModeEpoch(mode)).await;
-            }
+        if kind == Kind::ModeChanged
+            && let Ok(Event::ModeChanged(it)) = entry.event()
+        {
+            let mode = ModeEpoch { epoch: it.mode_epoch, mode: it.to };
+            return self.say(&ToRunner::ModeEpoch(mode)).await;
         }
         if kind == Kind::ConfigActivated && entry.envelope.key == "signers" {
             return self.send_service(entry.envelope.seq).await;
         }
-        if kind == Kind::ConfigActivated && entry.envelope.key.starts_with("service/") {
-            if let Ok(Event::ConfigActivated(it)) = entry.event() {
-                let body = it.body.unwrap_or_default();
-                let service = serde_json::from_str::<topologies::config::Service>(&body);
-                if service.is_ok_and(|it| it.host == self.host) {
-                    return self.send_service(entry.envelope.seq).await;
-                }
+        if kind == Kind::ConfigActivated
+            && entry.envelope.key.starts_with("service/")
+            && let Ok(Event::ConfigActivated(it)) = entry.event()
+        {
+            let body = it.body.unwrap_or_default();
+            let service = serde_json::from_str::<topologies::config::Service>(&body);
+            if service.is_ok_and(|it| it.host == self.host) {
+                return self.send_service(entry.envelope.seq).await;
             }
         }
         Ok(())

@@ -439,10 +439,10 @@ impl Owner {
 
     /// Something the owner itself says.
     fn own(&mut self, event: Event, key: String) -> Incoming {
-        let epoch = match &event {
-            Event::OwnerElected(elected) => elected.epoch,
-            _ => self.head.epoch,
-        };
+        let mut epoch = self.head.epoch;
+        if let Event::OwnerElected(elected) = &event {
+            epoch = elected.epoch;
+        }
         let n = self.said;
         self.said += 1;
         let payload = event.encode().expect("the owner's own records hold no number above i64");

@@ -30,6 +30,7 @@ pub fn problem(status: StatusCode, code: &str, message: impl Into<String>) -> Re
     (status, Json(body)).into_response()
 }
 
+#[expect(clippy::result_large_err, reason = "the refusal is the answer")]
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Response> {
     serde_json::from_slice(body).map_err(|error| {
         let message = format!("the body is not what is expected: {error}");
@@ -37,6 +38,7 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Response> {
     })
 }
 
+#[expect(clippy::result_large_err, reason = "the refusal is the answer")]
 fn check(field: &str, text: &str) -> Result<(), Response> {
     canonical::identifier(text).map(|_| ()).map_err(|error| {
         problem(StatusCode::BAD_REQUEST, "malformed", format!("`{field}`: {error}"))

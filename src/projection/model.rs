@@ -228,13 +228,13 @@ impl Model {
                 let why = it.reason.clone().unwrap_or_else(|| it.verdict.to_string());
                 service.refused = Some((envelope.wall, why));
             }
-        } else if let Event::DeployState(it) = event {
-            if it.state == DeployPhase::Commit {
-                let service = self.services.entry(it.service.clone()).or_default();
-                if let Some(release) = &mut service.config.release {
-                    release.version = it.version.clone().unwrap_or_default();
-                    release.digest = it.digest.clone().unwrap_or_default();
-                }
+        } else if let Event::DeployState(it) = event
+            && it.state == DeployPhase::Commit
+        {
+            let service = self.services.entry(it.service.clone()).or_default();
+            if let Some(release) = &mut service.config.release {
+                release.version = it.version.clone().unwrap_or_default();
+                release.digest = it.digest.clone().unwrap_or_default();
             }
         }
     }
@@ -274,6 +274,7 @@ impl Model {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "of all events only these tell it")]
     fn fold_proposal(&mut self, envelope: &Envelope, event: &Event, line: &Line) {
         if let Event::RemediationProposed(it) = event {
             let view = ProposalView {

@@ -112,9 +112,10 @@ fn services(main: &mut String, model: &Model) {
 
 fn service(main: &mut String, name: &str, it: &ServiceView) {
     let judged = it.signals.values().map(|(_, _, at)| *at).max();
-    let judged = judged.map_or("learning …".to_owned(), |at| {
-        format!("{} ago", words::span((wall_now() - at).as_s()))
-    });
+    let judged = judged.map_or_else(
+        || "learning …".to_owned(),
+        |at| format!("{} ago", words::span((wall_now() - at).as_s())),
+    );
     let signals: Vec<String> = it
         .signals
         .iter()
@@ -183,10 +184,10 @@ fn status(view: &IncidentView) -> &'static str {
 }
 
 fn facts(main: &mut String, model: &Model) {
-    let (mode, cause) = model
-        .mode
-        .as_ref()
-        .map_or(("unknown", String::new()), |it| (it.0.as_str(), format!(" — {}", esc(&it.2))));
+    let (mode, cause) = model.mode.as_ref().map_or_else(
+        || ("unknown", String::new()),
+        |it| (it.0.as_str(), format!(" — {}", esc(&it.2))),
+    );
     let signers: Vec<String> = model.signers.keys.keys().map(|it| esc(it)).collect();
     let single = if signers.len() == 1 { " · SINGLE-SIGNER" } else { "" };
     let profile = model.profile.as_ref().map_or("none", |it| it.name.as_str());
@@ -220,7 +221,7 @@ pub(super) fn incident(view: &IncidentView) -> String {
 fn step(main: &mut String, line: &Line, onset: Ns) {
     let from = line
         .from
-        .map_or(String::new(), |seq| format!(" · from <a href=\"/entries/{seq}\">{seq}</a>"));
+        .map_or_else(String::new, |seq| format!(" · from <a href=\"/entries/{seq}\">{seq}</a>"));
     let _ = write!(
         main,
         "<li class=\"{}\"><span class=\"at\">{:+.1} s</span> {} <span class=\"by\">{} · \

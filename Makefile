@@ -1,0 +1,30 @@
+# Two commands: `make demo` and `make test`. Each installs what is missing on Debian and Ubuntu,
+# says what it does, builds once for both with one profile, and runs.
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/healwright/target
+HEALWRIGHT := $(CARGO_TARGET_DIR)/debug/healwright
+
+.PHONY: demo test build setup lint fmt install
+
+demo: build
+	$(HEALWRIGHT) demo $(ARGS)
+
+test: build lint
+	cargo test --workspace --quiet
+
+build: setup
+	cargo build --workspace
+
+setup:
+	@tools/setup.sh
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+fmt:
+	cargo fmt --all
+
+install: build
+	install -D -m 755 $(HEALWRIGHT) $(or $(PREFIX),$(HOME)/.local)/bin/healwright

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs what the build and the demo need on Debian and Ubuntu, and says so; elsewhere says
+# what to install. Runs nothing when nothing is missing.
+set -euo pipefail
+
+missing=()
+need() { # COMMAND-OR-TEST PACKAGE
+  eval "$1" >/dev/null 2>&1 || missing+=("$2")
+}
+need "command -v c++" g++
+need "command -v make" make
+need "ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* 2>/dev/null | grep -q ." libclang-dev
+need "command -v bwrap" bubblewrap
+need "python3 -I -c 'import venv'" python3-venv
+need "/usr/bin/python3 -c 'import cryptography' || python3 -c 'import cryptography'" python3-cryptography
+need "command -v curl" curl
+
+if [ ${#missing[@]} -gt 0 ]; then
+  if ! command -v apt-get >/dev/null; then
+    echo "missing here: ${missing[*]} (these are Debian's names)." >&2
+    echo "Install them with this system's package manager and run the command again." >&2
+    exit 2
+  fi
+  sudo=()
+  [ "$(id -u)" = 0 ] || sudo=(sudo)
+  echo "installing ${missing[*]}"
+  "${sudo[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq "${missing[@]}" >/dev/null
+fi
+
+if ! command -v cargo >/dev/null; then
+  echo "missing here: Rust 1.95 or later. Install it with rustup (https://rustup.rs)," >&2
+  echo "open a new shell, and run the command again." >&2
+  exit 2
+fi
+
+if [ ! -e "${CARGO_TARGET_DIR:-target}/debug/healwright" ]; then
+  echo "first build: RocksDB and about 200 crates are compiled; 10 to 25 minutes on two cores"
+fi
