@@ -20,10 +20,12 @@ mod group;
 mod lock;
 mod options;
 mod reader;
+mod repair;
 mod tables;
 mod wal;
 
 pub use reader::Reader;
+pub use repair::Part;
 pub use tables::Quarantined;
 
 use std::fs::{self, DirBuilder, File};
@@ -41,8 +43,8 @@ use self::group::Group;
 use self::lock::Lock;
 use self::options::{JOURNAL, META, QUARANTINE, STATE, TELEMETRY, synced};
 use self::tables::{
-    FORMAT, KEY_DEPLOYMENT, KEY_FLOOR, KEY_FORMAT, KEY_HEAD, KEY_PARTITION, KEY_POSITION, Tables,
-    Tail, encode_quarantined, encode_tail, journal_dir,
+    FORMAT, KEY_DEPLOYMENT, KEY_FLOOR, KEY_FOLDED, KEY_FORMAT, KEY_HEAD, KEY_PARTITION,
+    KEY_POSITION, Tables, Tail, encode_quarantined, encode_tail, journal_dir,
 };
 use crate::log::RECORD_BYTES_MAX;
 use crate::memory::{Queue, lock, within_limit};
@@ -68,7 +70,12 @@ impl EmbeddedLog {
         make_dir(dir)?;
         let lock = Lock::take(dir)?;
         let journal = journal_dir(dir);
-        if !exists(&journal)? {
+        if exists(&journal)? {
+            // An opening by the owner deletes files that the manifest does not list. So what is
+            // there is checked first without touching it: a damaged manifest must not cost the
+            // files that it has forgotten.
+            reader::check(dir)?;
+        } else {
             create(dir, &journal, deployment, partition)?;
         }
         let tables = Tables::new(open(&journal)?, dir);
@@ -114,18 +121,6 @@ impl EmbeddedLog {
         self.tables.quarantined()
     }
 
-    /// Drops the state, so that the owner folds the chain from its beginning again: the repair
-    /// of a damaged state.
-    ///
-    /// # Errors
-    /// [`LogError::Fatal`].
-    pub fn drop_state(&self) -> Result<(), LogError> {
-        let mut write = WriteBatch::default();
-        write.delete_range_cf(self.tables.family(STATE), &[][..], &[0xff; 64][..]);
-        write.put_cf(self.tables.family(META), KEY_POSITION, 0u64.to_be_bytes());
-        self.tables.write(write, "drop the state")
-    }
-
     /// Adds `changes` and the position to a write.
     fn fold_in(&self, write: &mut WriteBatch, next_seq: u64, changes: &Changes) {
         let state = self.tables.family(STATE);
@@ -135,6 +130,7 @@ impl EmbeddedLog {
                 None => write.delete_cf(state, key),
             }
         }
+        write.put_cf(state, KEY_FOLDED, next_seq.to_be_bytes());
         write.put_cf(self.tables.family(META), KEY_POSITION, next_seq.to_be_bytes());
     }
 

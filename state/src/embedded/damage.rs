@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rocksdb::{DB, Error, ErrorKind};
 
-use super::options::{JOURNAL, STATE, TELEMETRY};
+use super::options::{JOURNAL, META, STATE, TELEMETRY};
+use super::repair::owner_of;
 use super::wal;
 use crate::LogError;
 use crate::error::{Damage, REPAIR_DATABASE, REPAIR_JOURNAL, REPAIR_STATE, REPAIR_TELEMETRY};
@@ -65,8 +66,13 @@ impl Place<'_> {
     pub(crate) fn unreadable(&self, db: &DB, error: &Error) -> LogError {
         let why = error.as_ref().to_owned();
         let file = file_in(&why).unwrap_or_else(|| self.file(db));
-        Damage { what: self.what(), position: self.position(), file, why, repair: self.repair() }
-            .into()
+        // A seek knows no key; the first one in the damaged file is the nearest place.
+        let files = db.live_files().unwrap_or_default();
+        let named = files.into_iter().find(|it| it.name.trim_start_matches('/') == file);
+        let first = named.and_then(|it| it.start_key);
+        let place = Place { key: self.key.or(first.as_deref()), ..*self };
+        let (what, position) = (place.what(), place.position());
+        Damage { what, position, file, why, repair: self.repair() }.into()
     }
 
     /// The table file whose key range holds the key, or the write-ahead log.
@@ -80,7 +86,7 @@ impl Place<'_> {
         let files = db.live_files().unwrap_or_default();
         let found = files.into_iter().find(|file| self.key.is_some() && holds(file));
         let name = found.map(|file| file.name.trim_start_matches('/').to_owned());
-        name.unwrap_or_else(|| format!("the write-ahead log (family {})", self.family))
+        name.unwrap_or_else(|| format!("the write-ahead log or no file (family {})", self.family))
     }
 }
 
@@ -101,6 +107,7 @@ pub(crate) fn unopenable(journal: &Path, error: &Error) -> LogError {
         return LogError::Fatal { what: format!("open {}", journal.display()), why };
     }
     let file = match file_in(&why) {
+        Some(name) if name.ends_with(".sst") => return table(journal, &name, why),
         // RocksDB blames the manifest also when it does not know which file it listed is bad.
         Some(name) if name.starts_with("MANIFEST-") && !why.contains("checksum mismatch") => {
             format!("{name} or a table file that it lists")
@@ -113,6 +120,15 @@ pub(crate) fn unopenable(journal: &Path, error: &Error) -> LogError {
     };
     Damage { what: "database", position: None, file, why, repair: REPAIR_DATABASE.to_owned() }
         .into()
+}
+
+/// A table file that cannot be opened: what it holds decides what repairs it.
+fn table(journal: &Path, name: &str, why: String) -> LogError {
+    let (family, key) = owner_of(journal, name).unwrap_or_default();
+    let known = [JOURNAL, STATE, TELEMETRY].into_iter().find(|it| *it == family);
+    let place = Place { family: known.unwrap_or(META), key: Some(&key) };
+    let (what, position, repair) = (place.what(), place.position(), place.repair());
+    Damage { what, position, file: name.to_owned(), why, repair }.into()
 }
 
 /// The database file that a message names.

@@ -9,8 +9,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rocksdb::WriteBatch;
 
-use super::options::TELEMETRY;
-use super::tables::Tables;
+use super::options::{META, TELEMETRY};
+use super::tables::{KEY_END, Tables};
 use crate::LogError;
 use crate::memory::lock;
 
@@ -80,8 +80,9 @@ impl Group {
         tables: &Tables,
         mut state: MutexGuard<'a, Pending>,
     ) -> MutexGuard<'a, Pending> {
-        let group = std::mem::take(&mut state.waiting);
+        let mut group = std::mem::take(&mut state.waiting);
         let end = state.next;
+        group.put_cf(tables.family(META), KEY_END, end.to_be_bytes());
         state.writing = true;
         state.n_groups += 1;
         drop(state);

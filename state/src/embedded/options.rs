@@ -52,6 +52,11 @@ pub(crate) fn families() -> Vec<ColumnFamilyDescriptor> {
         .into()
 }
 
+/// One family's options, for making it anew.
+pub(crate) fn alone(name: &str) -> Options {
+    family(name, &Cache::new_lru_cache(BLOCK_CACHE_BYTES))
+}
+
 fn family(name: &str, cache: &Cache) -> Options {
     let mut options = Options::default();
     let mut table = BlockBasedOptions::default();

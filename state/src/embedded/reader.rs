@@ -17,8 +17,9 @@ use super::tables::{Quarantined, Tables, journal_dir};
 use super::{damage, exists, make_dir};
 use crate::{Changes, LogError, Store};
 
-/// The owner may replace files while they are being opened; a few tries meet a quiet moment.
-const OPEN_TRIES: usize = 10;
+/// The owner may replace files while they are being opened, which looks like damage; a few tries
+/// meet a quiet moment, and real damage is the same every time.
+const TRIES: usize = 5;
 
 /// A view of a data directory that changes nothing.
 pub struct Reader {
@@ -37,21 +38,26 @@ impl Reader {
         if !exists(&journal)? {
             return Err(LogError::Absent { dir: dir.to_owned() });
         }
+        for _ in 1..TRIES {
+            if let Ok(reader) = Reader::try_open(dir, &journal) {
+                return Ok(reader);
+            }
+        }
+        let last = Reader::try_open(dir, &journal);
+        // A secondary passes over files that it cannot open and then misses what they hold; an
+        // ordinary opening names them.
+        last.or_else(|error| check(dir).and(Err(error)))
+    }
+
+    fn try_open(dir: &Path, journal: &Path) -> Result<Self, LogError> {
         let scratch = Scratch::new()?;
         let mut options = options::database();
         options.set_max_open_files(-1);
         options.set_db_log_dir(&scratch.0);
-        let mut tries = 0;
-        let db = loop {
-            let families = options::families();
-            match DB::open_cf_descriptors_as_secondary(&options, &journal, &scratch.0, families) {
-                Ok(db) => break db,
-                Err(error) if tries == OPEN_TRIES => {
-                    return Err(damage::unopenable(&journal, &error));
-                }
-                Err(_) => tries += 1,
-            }
-        };
+        let families = options::families();
+        let to = scratch.0.as_path();
+        let db = DB::open_cf_descriptors_as_secondary(&options, journal, to, families)
+            .map_err(|error| damage::unopenable(journal, &error))?;
         let reader = Reader { tables: Tables::new(db, dir), _scratch: scratch };
         reader.tables.verify(&reader.tables.tail()?)?;
         Ok(reader)
@@ -63,8 +69,15 @@ impl Reader {
     /// [`LogError::Corrupt`].
     pub fn catch_up(&self) -> Result<(), LogError> {
         let journal = journal_dir(&self.tables.dir);
-        let caught = self.tables.db.try_catch_up_with_primary();
-        caught.map_err(|error| damage::unopenable(&journal, &error))
+        let mut tries = 0;
+        loop {
+            let caught = self.tables.db.try_catch_up_with_primary();
+            let caught = caught.map_err(|error| damage::unopenable(&journal, &error));
+            match caught.and_then(|()| self.tables.verify(&self.tables.tail()?)) {
+                Err(_) if tries < TRIES => tries += 1,
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The end of the chain.
@@ -109,6 +122,19 @@ impl Reader {
     }
 }
 
+/// Opens the directory for reading only and checks head, state and telemetry, so that damage is
+/// found before anything is changed. The files must not be changing.
+pub(super) fn check(dir: &Path) -> Result<(), LogError> {
+    let journal = journal_dir(dir);
+    let scratch = Scratch::new()?;
+    let mut options = options::database();
+    options.set_db_log_dir(&scratch.0);
+    let db = DB::open_cf_descriptors_read_only(&options, &journal, options::families(), false)
+        .map_err(|error| damage::unopenable(&journal, &error))?;
+    let tables = Tables::new(db, dir);
+    tables.verify(&tables.tail()?)
+}
+
 impl Store for Reader {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
         self.tables.get(STATE, key)
@@ -131,10 +157,10 @@ impl Store for Reader {
 }
 
 /// A temporary folder that goes away with its owner.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn new() -> Result<Self, LogError> {
+    pub(super) fn new() -> Result<Self, LogError> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("healwright-reader-{}-{n}", std::process::id());

@@ -25,6 +25,10 @@ pub(crate) const KEY_PARTITION: &[u8] = b"partition";
 pub(crate) const KEY_HEAD: &[u8] = b"head";
 pub(crate) const KEY_POSITION: &[u8] = b"position";
 pub(crate) const KEY_FLOOR: &[u8] = b"telemetry.floor";
+pub(crate) const KEY_END: &[u8] = b"telemetry.end";
+/// Under this key of the state itself stands the position again. A file of the state that went
+/// missing takes it along, and the two then differ. Persisted: frozen.
+pub(crate) const KEY_FOLDED: &[u8] = b"\0position";
 /// The format mark of a quarantined record. Persisted: frozen.
 const QUARANTINE_MAGIC: &[u8; 4] = b"HWQ\x01";
 
@@ -87,9 +91,9 @@ impl Tables {
         read.map_err(|error| place.unreadable(&self.db, &error))
     }
 
-    fn number(&self, key: &'static [u8]) -> Result<Option<u64>, LogError> {
-        let place = Place { family: META, key: Some(key) };
-        let Some(value) = self.get(META, key)? else { return Ok(None) };
+    fn number(&self, family: &'static str, key: &'static [u8]) -> Result<Option<u64>, LogError> {
+        let place = Place { family, key: Some(key) };
+        let Some(value) = self.get(family, key)? else { return Ok(None) };
         let value = value.try_into().map(u64::from_be_bytes);
         let why = || format!("{} is not a number of 8 bytes", key.escape_ascii());
         value.map(Some).map_err(|_| place.damaged(&self.db, why()))
@@ -119,12 +123,12 @@ impl Tables {
 
     /// State position: sequence of the next entry to fold.
     pub(crate) fn position(&self) -> Result<u64, LogError> {
-        Ok(self.number(KEY_POSITION)?.unwrap_or(0))
+        Ok(self.number(META, KEY_POSITION)?.unwrap_or(0))
     }
 
     /// Telemetry below this position is no longer kept.
     pub(crate) fn floor(&self) -> Result<u64, LogError> {
-        Ok(self.number(KEY_FLOOR)?.unwrap_or(0))
+        Ok(self.number(META, KEY_FLOOR)?.unwrap_or(0))
     }
 
     /// The head as it was written with the last batch. [`Tables::verify`] checks it.
@@ -169,8 +173,25 @@ impl Tables {
         if !self.certified(tail)? {
             return wrong("the epoch's key is not the one that was elected");
         }
-        if self.position()? > head.next_seq {
-            return wrong("the state has folded entries that the journal does not hold");
+        self.verify_parts(head)
+    }
+
+    /// Checks that no file of the state or of telemetry is missing at its end.
+    fn verify_parts(&self, head: &Head) -> Result<(), LogError> {
+        let position = self.position()?;
+        let place = Place { family: STATE, key: Some(KEY_FOLDED) };
+        if position > head.next_seq {
+            let why = "it has folded entries that the journal does not hold";
+            return Err(place.damaged(&self.db, why));
+        }
+        if self.number(STATE, KEY_FOLDED)?.unwrap_or(0) != position {
+            return Err(place.damaged(&self.db, "a part of it is missing"));
+        }
+        let end = self.number(META, KEY_END)?.unwrap_or(0);
+        if self.telemetry_stored()?.max(self.floor()?) < end {
+            let key = (end - 1).to_be_bytes();
+            let place = Place { family: TELEMETRY, key: Some(&key) };
+            return Err(place.damaged(&self.db, "it is missing"));
         }
         Ok(())
     }
@@ -309,7 +330,8 @@ impl Tables {
     /// Position of the next telemetry record: no position is given out twice, even when
     /// everything below it has been forgotten.
     pub(crate) fn telemetry_end(&self, head: &Head) -> Result<u64, LogError> {
-        Ok(self.telemetry_stored()?.max(self.floor()?).max(head.positions.telemetry))
+        let recorded = self.number(META, KEY_END)?.unwrap_or(0).max(self.floor()?);
+        Ok(self.telemetry_stored()?.max(recorded).max(head.positions.telemetry))
     }
 
     /// Every quarantined record, in order of its hash.
@@ -335,7 +357,9 @@ impl Tables {
         let mut iterator = self.db.raw_iterator_cf_opt(self.family(STATE), ReadOptions::default());
         iterator.seek(prefix);
         while let Some((key, value)) = iterator.item().filter(|(key, _)| key.starts_with(prefix)) {
-            each(key, value);
+            if key != KEY_FOLDED {
+                each(key, value);
+            }
             iterator.next();
         }
         let place = Place { family: STATE, key: Some(prefix) };

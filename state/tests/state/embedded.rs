@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
-use schemas::Stream;
+use schemas::{Head, Stream};
 use state::embedded::{EmbeddedLog, Reader};
 use state::{Append, Changes, Log, LogError, Store};
 
@@ -160,7 +160,7 @@ fn an_empty_place_is_told_from_an_empty_journal() {
     assert!(matches!(error, LogError::Absent { .. }), "{error}");
 }
 
-/// Appends and sends until it is killed, and says what was answered.
+/// Appends and sends until it is killed or refused, and says what was answered.
 #[allow(clippy::print_stdout)]
 fn appender(dir: &Path) {
     let log = open(dir).unwrap();
@@ -170,13 +170,50 @@ fn appender(dir: &Path) {
         let ours = head.epoch_key == Some(author.key());
         let batch = if ours { author.batch(&head, 20, 200) } else { author.elect(&head) };
         let changes = Changes::new(vec![(b"n".to_vec(), Some(n.to_be_bytes().to_vec()))]);
-        match log.append(&head, &batch, &changes).unwrap() {
-            Append::Appended(after) => head = after,
-            Append::Lost(after) => panic!("lost to {after:?}"),
+        match log.append(&head, &batch, &changes) {
+            Ok(Append::Appended(after)) => head = after,
+            Ok(Append::Lost(after)) => panic!("lost to {after:?}"),
+            Err(error) => return println!("refused {error} / {}", refusals(&log, &head, &author)),
         }
         let sent = log.send(Stream::Telemetry, &[vec![n as u8; 300]]).unwrap();
         println!("answered {} {} {}", head.next_seq, sent.end, head.hash);
     }
+}
+
+/// What every kind of write answers after one has failed.
+fn refusals(log: &EmbeddedLog, head: &Head, author: &Author) -> String {
+    let batch = author.batch(head, 1, 8);
+    let append = log.append(head, &batch, &Changes::default()).map(|_| ());
+    let answers = [
+        append,
+        log.send(Stream::Telemetry, &[vec![1]]).map(|_| ()),
+        log.quarantine(b"junk", "why").map(|_| ()),
+        log.commit(0, &Changes::default()),
+    ];
+    answers.map(|answer| answer.unwrap_err().to_string()).join(" / ")
+}
+
+/// A limit on the size of files stands in for a disk that is full: the write fails, and nothing
+/// is known about what it left.
+#[test]
+fn after_a_write_has_failed_every_later_one_is_refused_and_a_restart_has_what_was_answered() {
+    let temporary = tempfile::tempdir().unwrap();
+    let name = "embedded::a_killed_process_loses_nothing_that_it_answered";
+    let script = "trap '' XFSZ; ulimit -f 600; exec \"$0\" \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(CHILD, temporary.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let refused = text.lines().find(|line| line.starts_with("refused")).unwrap();
+    let answers: Vec<&str> = refused.trim_start_matches("refused ").split(" / ").collect();
+    assert!(answers[0].starts_with("cannot append to the journal: IO error"), "{refused}");
+    assert_eq!(answers, vec![answers[0]; 5]);
+    let last = text.lines().filter(|line| line.starts_with("answered")).last().unwrap();
+    assert_kept(temporary.path(), last);
 }
 
 #[test]
@@ -201,16 +238,21 @@ fn a_killed_process_loses_nothing_that_it_answered() {
         // What it still said before it died counts as answered.
         last = lines.filter(|line| line.split(' ').count() == 4).last().unwrap_or(last);
 
-        let log = open(temporary.path()).unwrap();
-        let mut words = last.split(' ').skip(1);
-        let mut number = || words.next().unwrap().parse::<u64>().unwrap();
-        let (next_seq, telemetry) = (number(), number());
-        let head = log.head().unwrap();
-        assert!(head.next_seq >= next_seq, "{last}, and the head is {head:?}");
-        assert_eq!(log.position().unwrap(), head.next_seq);
-        let holding = log.read(next_seq - 1, 1).unwrap();
-        assert!(last.ends_with(&holding[0].hash().to_string()), "{last}");
-        let taken = log.take(Stream::Telemetry, 0, usize::MAX).unwrap();
-        assert!(taken.len() as u64 >= telemetry, "{last}, and {} are kept", taken.len());
+        assert_kept(temporary.path(), &last);
     }
+}
+
+/// The directory holds at least what the line says was answered.
+fn assert_kept(dir: &Path, line: &str) {
+    let log = open(dir).unwrap();
+    let mut words = line.split(' ').skip(1);
+    let mut number = || words.next().unwrap().parse::<u64>().unwrap();
+    let (next_seq, telemetry) = (number(), number());
+    let head = log.head().unwrap();
+    assert!(head.next_seq >= next_seq, "{line}, and the head is {head:?}");
+    assert_eq!(log.position().unwrap(), head.next_seq);
+    let holding = log.read(next_seq - 1, 1).unwrap();
+    assert!(line.ends_with(&holding[0].hash().to_string()), "{line}");
+    let taken = log.take(Stream::Telemetry, 0, usize::MAX).unwrap();
+    assert!(taken.len() as u64 >= telemetry, "{line}, and {} are kept", taken.len());
 }

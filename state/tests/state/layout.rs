@@ -43,6 +43,7 @@ fn a_directory_holds_what_layout_md_says() {
     expect![[r#"
         journal \x00\x00\x00\x00\x00\x00\x00\x00 897 …
         journal \x00\x00\x00\x00\x00\x00\x00\x01 605 …
+        state \x00position 8 0000000000000003
         state \x00wdetection\x00api 8 0000000000000007
         state detection/api 3 726564
         telemetry \x00\x00\x00\x00\x00\x00\x00\x00 5 6669727374
@@ -53,6 +54,7 @@ fn a_directory_holds_what_layout_md_says() {
         meta head 112 370cf01bbdd04daf26ee5576d255100535f92a22897fb05fb5fe107836df246f00000000000000030000000000000001ed4928c628d1c2c6eae90338905995612959273a5c63f93636c14614ac8737d10000000000000000000000000000000000000000000000000000000000000000
         meta partition 4 00000000
         meta position 8 0000000000000003
+        meta telemetry.end 8 0000000000000002
         meta telemetry.floor 8 0000000000000001
     "#]].assert_eq(&dump);
 }
