@@ -51,6 +51,9 @@ pub(super) fn judge(health: &mut ServiceHealth, window: &mut Window, profile: &P
             signal.threshold = finding.threshold;
             signal.window_s = finding.window_s;
             signal.detector = finding.detector.to_owned();
+        } else if is_stale {
+            signal.threshold = stale_after.as_s();
+            signal.window_s = stale_after.as_s() as u32;
         }
     }
     learn(health, profile, now);

@@ -107,7 +107,7 @@ fn silence_is_unknown_and_heals_nothing() {
     probes(&mut bench, true, 500, 2 * SECOND);
     expect![[r#"
             2.500 slo.anomaly.detected   api          heartbeat unknown → green info: 0 against 3 in 0 s (probe)
-            6.250 slo.anomaly.detected   api          heartbeat green → unknown warning: 3.25 against 3 in 0 s (silence)
+            6.250 slo.anomaly.detected   api          heartbeat green → unknown warning: 3.25 against 3 in 3 s (silence)
            13.500 slo.anomaly.detected   api          heartbeat unknown → green info: 0 against 3 in 0 s (probe)
            16.500 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 2 s (probe)
            28.500 slo.anomaly.detected   api          heartbeat red → green info: 0 against 3 in 0 s (probe)
