@@ -175,7 +175,10 @@ fn appender(dir: &Path) {
             Ok(Append::Lost(after)) => panic!("lost to {after:?}"),
             Err(error) => return println!("refused {error} / {}", refusals(&log, &head, &author)),
         }
-        let sent = log.send(Stream::Telemetry, &[vec![n as u8; 300]]).unwrap();
+        let sent = match log.send(Stream::Telemetry, &[vec![n as u8; 300]]) {
+            Ok(sent) => sent,
+            Err(error) => return println!("refused {error} / {}", refusals(&log, &head, &author)),
+        };
         println!("answered {} {} {}", head.next_seq, sent.end, head.hash);
     }
 }
@@ -210,9 +213,9 @@ fn after_a_write_has_failed_every_later_one_is_refused_and_a_restart_has_what_wa
     let text = String::from_utf8(output.stdout).unwrap();
     let refused = text.lines().find(|line| line.starts_with("refused")).unwrap();
     let answers: Vec<&str> = refused.trim_start_matches("refused ").split(" / ").collect();
-    assert!(answers[0].starts_with("cannot append to the journal: IO error"), "{refused}");
+    assert!(answers[0].starts_with("cannot ") && answers[0].contains("IO error"), "{refused}");
     assert_eq!(answers, vec![answers[0]; 5]);
-    let last = text.lines().filter(|line| line.starts_with("answered")).last().unwrap();
+    let last = text.lines().filter(|line| line.starts_with("answered")).next_back().unwrap();
     assert_kept(temporary.path(), last);
 }
 
