@@ -215,7 +215,7 @@ fn after_a_write_has_failed_every_later_one_is_refused_and_a_restart_has_what_wa
     let answers: Vec<&str> = refused.trim_start_matches("refused ").split(" / ").collect();
     assert!(answers[0].starts_with("cannot ") && answers[0].contains("IO error"), "{refused}");
     assert_eq!(answers, vec![answers[0]; 5]);
-    let last = text.lines().filter(|line| line.starts_with("answered")).next_back().unwrap();
+    let last = text.lines().rfind(|line| line.starts_with("answered")).unwrap();
     assert_kept(temporary.path(), last);
 }
 
