@@ -7,20 +7,17 @@
 mod ladder;
 mod reasons;
 
-use schemas::event::{
-    ConfigActivated, EscalationReason, HealEscalated, IncidentChanged, IncidentStatus,
-};
+use schemas::event::{EscalationReason, HealEscalated, IncidentChanged, IncidentStatus};
 use schemas::{Event, Kind, Ns, Uuid};
 use serde::{Deserialize, Serialize};
 
 use crate::fold::{Folded, Output, Processor, View};
-use crate::{diagnosis, incidents, said};
+use crate::{config, diagnosis, incidents, said};
 
 /// The processor.
 pub const PROCESSOR: Processor = Processor {
     name: "escalation",
     reads: &[
-        Kind::ConfigActivated,
         Kind::RcaHypothesis,
         Kind::HealTriggerEvaluated,
         Kind::L1ConsensusResult,
@@ -65,11 +62,15 @@ pub struct Corrective {
     pub recurrence_count: u32,
     /// Since when.
     pub opened_at: Ns,
+    /// Version of the profile under which it opened.
+    policy_version: u64,
 }
 
-/// The open corrective entry of a trigger type.
+/// The open corrective entry of a trigger type. It closes with the profile under which it came
+/// about, because changing that is a person's signed decision.
 pub fn corrective(view: &View<'_>, trigger_type: &str) -> Option<Corrective> {
-    view.peek(PROCESSOR.name, &format!("corrective/{trigger_type}"))
+    let entry: Corrective = view.peek(PROCESSOR.name, &format!("corrective/{trigger_type}"))?;
+    (entry.policy_version == config::policy_version(view)).then_some(entry)
 }
 
 /// Something that ends in people.
@@ -101,20 +102,10 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     if let Some(key) = entry.due {
         return due(view, entry, key);
     }
-    if let Event::ConfigActivated(activated) = entry.event {
-        reopen(view, activated);
-    } else if let Event::IncidentChanged(changed) = entry.event {
+    if let Event::IncidentChanged(changed) = entry.event {
         changed_incident(view, entry, changed);
     }
     reasons::reached(view, entry).and_then(|it| escalate(view, entry, it)).into_iter().collect()
-}
-
-/// A person has decided about a trigger that only detects.
-fn reopen(view: &mut View<'_>, activated: &ConfigActivated) {
-    if let Some(trigger_type) = activated.name.strip_prefix("trigger/") {
-        view.remove(&format!("corrective/{trigger_type}"));
-        view.remove(&format!("recent/{trigger_type}"));
-    }
 }
 
 fn due(view: &mut View<'_>, entry: &Folded<'_>, key: &str) -> Vec<Output> {
@@ -177,8 +168,8 @@ fn escalate(view: &mut View<'_>, entry: &Folded<'_>, reached: Reached<'_>) -> Op
     if reached.recurs && opens_corrective(view, entry.now(), reached.trigger_type) {
         explanation.push_str(&format!(
             "; this is escalation {CORRECTIVE_AFTER} of {} within 7 days, so it only detects from \
-             now on, until the configuration `trigger/{}` is activated",
-            reached.trigger_type, reached.trigger_type
+             now on, until the profile is changed",
+            reached.trigger_type
         ));
     }
     let rule = reached.rule.as_bytes();
@@ -215,7 +206,10 @@ fn opens_corrective(view: &mut View<'_>, now: Ns, trigger_type: &str) -> bool {
         trigger_type: trigger_type.to_owned(),
         recurrence_count: recent.len() as u32,
         opened_at: now,
+        policy_version: config::policy_version(view),
     };
+    // The count begins anew with whatever the person decides.
+    view.remove(&key);
     view.save(&format!("corrective/{trigger_type}"), &entry);
     true
 }

@@ -159,10 +159,11 @@ fn voted(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
 }
 
 fn due(view: &mut View<'_>, entry: &Folded<'_>, key: &str) -> Vec<Output> {
-    let Some(run) = view.load::<Run>(key) else {
+    if !key.starts_with("run/") {
         view.remove(key);
         return Vec::new();
-    };
+    }
+    let Some(run) = view.load::<Run>(key) else { return Vec::new() };
     match run.stage {
         Stage::Sandbox => answer::no_sandbox_answer(view, entry, run),
         Stage::Running => answer::no_answer(view, entry, run),

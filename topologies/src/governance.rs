@@ -129,10 +129,11 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
 }
 
 fn due(view: &mut View<'_>, entry: &Folded<'_>, key: &str) -> Vec<Output> {
-    let Some(review) = view.load::<Review>(key) else {
+    if !key.starts_with("review/") {
         view.remove(key);
         return Vec::new();
-    };
+    }
+    let Some(review) = view.load::<Review>(key) else { return Vec::new() };
     let waited = said::span(REVIEW);
     let why = format!("nobody answered within {waited}, and the plan is too old to be acted on");
     end_review(view, entry, &review, Answer::rejected(vec![why])).into_iter().collect()
@@ -164,9 +165,8 @@ fn decide(view: &mut View<'_>, entry: &Folded<'_>, sandbox: &SandboxResult) -> O
     let now = entry.now();
     let votes = consensus::votes(view, id);
     let hard = policy::hard_rules(view, &case, votes.as_ref(), Some(sandbox));
-    let rates = policy::Rates::load(view, now, &case);
-    let soft = policy::unattended(view, now, &case, votes.as_ref(), &rates);
-    rates.count(view, now, &case);
+    let soft = policy::unattended(view, now, &case, votes.as_ref());
+    view.save(&policy::equal_key(&case), &now);
     let broken = |rules: &[policy::Rule]| -> Vec<String> {
         rules.iter().filter_map(|it| it.clone().err()).collect()
     };

@@ -81,21 +81,31 @@ fn propose(
     found.sort_by_key(|it| it.name != evaluated.trigger_type);
     if found.first().is_none_or(|it| it.name != evaluated.trigger_type) {
         let none = none_is_safe(&open, &ruled_out);
-        return vec![keep(view, &open.raised, none)];
+        return vec![keep(view, entry.now(), &open.raised, none)];
     }
     let ranked = found.into_iter().take(PROPOSALS_MAX).zip(1..);
     let proposals: Vec<RemediationProposed> = ranked
         .filter_map(|(playbook, rank)| proposal(view, &open, &service, playbook, rank))
         .collect();
-    let said = proposals.into_iter().map(|proposal| keep(view, &open.raised, proposal));
+    let said =
+        proposals.into_iter().map(|proposal| keep(view, entry.now(), &open.raised, proposal));
     said.collect()
 }
 
-fn keep(view: &mut View<'_>, raised: &Raised, mut proposal: RemediationProposed) -> Output {
+fn keep(
+    view: &mut View<'_>,
+    now: Ns,
+    raised: &Raised,
+    mut proposal: RemediationProposed,
+) -> Output {
     proposal.plan_digest = Some(proposal.plan_digest_of());
     let case = Case { proposal, raised: raised.clone() };
-    view.save(&format!("case/{}", case.proposal.proposal_id), &case);
     let key = case.proposal.proposal_id.to_string();
+    view.save(&format!("case/{key}"), &case);
+    // Only the first goes on to an outcome; the others are there to be read.
+    if case.proposal.rank > 1 {
+        view.wake(&format!("case/{key}"), now + KEPT_AFTER);
+    }
     Output::new(key, case.proposal).of_incident(raised.incident_id.clone())
 }
 

@@ -39,6 +39,9 @@ pub const PROCESSOR: Processor = Processor {
     step,
 };
 
+/// Held causes that are looked at again for one entry; the rest follow at the next tick, so that
+/// what is said stays within [`crate::fold::SAID_BYTES_MAX`].
+const AGAIN_MAX: usize = 50;
 /// State key of the open attempts. Persisted: frozen.
 const OPEN: &str = "open";
 
@@ -219,7 +222,14 @@ fn again(
     };
     let mut said = Vec::new();
     for (key, mut gate) in gates {
-        let Some(held) = gate.held.take_if(|it| freed(it.waits_for)) else { continue };
+        let Some(mut held) = gate.held.take_if(|it| freed(it.waits_for)) else { continue };
+        if said.len() >= AGAIN_MAX {
+            held.waits_for = WaitsFor::Cooling;
+            view.wake(&format!("held/{}", held.raised.service), entry.now());
+            gate.held = Some(held);
+            view.save(&key, &gate);
+            continue;
+        }
         view.save(&key, &gate);
         let health = detection::health(view, &held.raised.service);
         if health.is_some_and(|it| it.colour == Health::Red) {

@@ -93,25 +93,26 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     Vec::new()
 }
 
-/// A profile sets where components without a history start; what was earned stays.
+/// A profile sets where components without a history start. What was earned stays; what was
+/// lost, an operator who changes the profile may vouch for anew.
 fn start(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     let profile = config::profile(view);
+    let (start, vouched) = (profile.trust_start, profile.trust_start_reason == VOUCHED);
     let names = playbooks::ALL.iter().map(|it| it.name).chain([deployment::PROCESSOR.name]);
     let mut said = Vec::new();
     for name in names {
-        let before = known(view, name);
-        if before.as_ref().is_some_and(|it| it.attempts > 0 || it.trust == profile.trust_start) {
-            continue;
+        let mut component = known(view, name).unwrap_or_else(|| Component::new(START, entry.now()));
+        let before = component.trust;
+        if component.attempts == 0 || vouched && before < start {
+            component.trust = start;
         }
-        let component = Component::new(profile.trust_start, entry.now());
-        let from = before.map_or(START, |it| it.trust);
-        let reason = match profile.trust_start_reason.as_str() {
-            "" => format!("start of profile {}", profile.name),
-            reason => reason.to_owned(),
-        };
         keep(view, name, &component, &profile.trust_start_reason);
-        if from != component.trust {
-            said.push(update(view, name, from, reason, BTreeMap::new()));
+        if before != component.trust {
+            let reason = match profile.trust_start_reason.as_str() {
+                "" => format!("start of profile {}", profile.name),
+                reason => reason.to_owned(),
+            };
+            said.push(update(view, name, before, reason, BTreeMap::new()));
         }
     }
     said

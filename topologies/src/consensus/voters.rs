@@ -35,7 +35,11 @@ pub(super) fn rule(view: &View<'_>, proposal: &RemediationProposed) -> Vote {
     let (verdict, confidence, what) = if trust >= TRUST_APPROVES {
         (Outcome::Accept, 0.85, "is enough: approve")
     } else if trust >= TRUST_REVIEWS {
-        (Outcome::Abstain, 0.70, "asks for review, which is no acceptance")
+        (
+            Outcome::Abstain,
+            0.70,
+            "asks for review, which is no acceptance; a changed profile vouches for it anew",
+        )
     } else {
         (Outcome::Reject, 0.90, "is too low")
     };

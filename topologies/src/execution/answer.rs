@@ -22,9 +22,10 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn save(view: &mut View<'_>, id: Uuid, run: &Run) {
+    pub(super) fn save(view: &mut View<'_>, until: Ns, id: Uuid, run: &Run) {
         let asked = Asked { proposal_id: run.proposal_id, host: run.host.clone(), answered: false };
         view.save(&asked_key(id), &asked);
+        view.wake(&asked_key(id), until + proposals::KEPT_AFTER);
     }
 }
 

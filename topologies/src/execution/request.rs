@@ -162,6 +162,7 @@ fn ask(
     binding: Binding,
 ) -> Output {
     let proposal = &case.proposal;
+    let until = binding.expires_at;
     let id = Uuid::named("healwright/request/v1", &[&run.proposal_id.0, what.as_bytes()]);
     // A rollback reads what it returns to from the request's rollback.
     let returns = ops.iter().any(|op| op.starts_with("rollback:"));
@@ -175,7 +176,7 @@ fn ask(
         sign: Sign { algo: SIGN_ALGO.to_owned(), digest: digest(case) },
         binding: Some(binding),
     };
-    Asked::save(view, id, run);
+    Asked::save(view, until, id, run);
     Output::new(run.host.clone(), request)
         .of_incident(case.raised.incident_id.clone())
         .with_priority(8)

@@ -61,7 +61,6 @@ pub(super) fn unattended(
     now: Ns,
     case: &Case,
     votes: Option<&Votes>,
-    rates: &Rates,
 ) -> Vec<Rule> {
     let profile = config::profile(view);
     let proposal = &case.proposal;
@@ -98,8 +97,8 @@ pub(super) fn unattended(
             &format!("trust in {}", proposal.playbook),
         ),
         in_window(now, profile.window_hours),
-        rates.within(&case.raised.service),
-        rates.no_duplicate(&proposal.playbook),
+        in_rate(view, now, case),
+        no_duplicate(view, now, case),
         rule(profile.run_cap_ms <= RUN_CAP.as_ms(), || {
             format!("runs of up to {} need a person", said::span(Ns::from_ms(profile.run_cap_ms)))
         }),
@@ -118,56 +117,26 @@ pub(super) fn in_window(now: Ns, hours: Option<(u32, u32)>) -> Rule {
     })
 }
 
-/// Proposals on the service within its budget's window, and the last equal one.
-pub(super) struct Rates {
-    recent: Vec<Ns>,
-    last_equal: Option<Ns>,
-    duplicate: Ns,
-    max: u32,
-    window: Ns,
-    now: Ns,
+/// At most as many proposals as attempts (spec 50 §8); this one is among them.
+fn in_rate(view: &View<'_>, now: Ns, case: &Case) -> Rule {
+    let service = &case.raised.service;
+    let budget = triggers::budget(view, now, service);
+    rule(budget.used <= budget.max, || {
+        format!("{} proposals for {service} within {}", budget.used, said::span(budget.window))
+    })
 }
 
-impl Rates {
-    pub(super) fn load(view: &View<'_>, now: Ns, case: &Case) -> Self {
-        let service = &case.raised.service;
-        let budget = triggers::budget(view, now, service);
-        let mut recent: Vec<Ns> = view.load(&format!("rate/{service}")).unwrap_or_default();
-        recent.retain(|it| now.since(*it) < budget.window);
-        Rates {
-            recent,
-            last_equal: view.load(&equal_key(case)),
-            duplicate: Ns::from_ms(config::profile(view).duplicate_ms),
-            max: budget.max,
-            window: budget.window,
-            now,
-        }
-    }
-
-    fn within(&self, service: &str) -> Rule {
-        let n = self.recent.len() as u32;
-        rule(n < self.max, || {
-            format!("{n} proposals for {service} within {}", said::span(self.window))
-        })
-    }
-
-    fn no_duplicate(&self, playbook: &str) -> Rule {
-        let since = self.last_equal.map(|it| self.now.since(it));
-        rule(since.is_none_or(|it| it >= self.duplicate), || {
-            let window = said::span(self.duplicate);
-            format!("an equal proposal by {playbook} was made within {window}")
-        })
-    }
-
-    /// Counts the proposal that is being decided.
-    pub(super) fn count(mut self, view: &mut View<'_>, now: Ns, case: &Case) {
-        self.recent.push(now);
-        view.save(&format!("rate/{}", case.raised.service), &self.recent);
-        view.save(&equal_key(case), &now);
-    }
+fn no_duplicate(view: &View<'_>, now: Ns, case: &Case) -> Rule {
+    let window = Ns::from_ms(config::profile(view).duplicate_ms);
+    let last = view.load::<Ns>(&equal_key(case));
+    rule(last.is_none_or(|it| now.since(it) >= window), || {
+        let (playbook, window) = (&case.proposal.playbook, said::span(window));
+        format!("an equal proposal by {playbook} was made within {window}")
+    })
 }
 
-fn equal_key(case: &Case) -> String {
+/// When an equal proposal was last decided on.
+pub(super) fn equal_key(case: &Case) -> String {
     format!("equal/{}/{}", case.raised.service, case.proposal.playbook)
 }
 

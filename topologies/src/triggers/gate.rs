@@ -164,8 +164,8 @@ fn only_detects(
     let name = playbook.name;
     if !profile.triggers_repair {
         let reason = format!(
-            "detect_only: under profile {} the trigger {name} only detects; activate a profile \
-             with `triggers_repair = true` once it is proven",
+            "detect_only: under profile {} the trigger {name} only detects; set \
+             `triggers_repair = true` under `numbers` of the configuration once it is proven",
             profile.name
         );
         return Some(Ruling::not_fired(name, reason));
@@ -173,7 +173,7 @@ fn only_detects(
     if let Some(corrective) = escalation::corrective(view, name) {
         let reason = format!(
             "detect_only: {name} was escalated {} times within 7 days and only detects since {}; \
-             activate the configuration `trigger/{name}` once the cause is removed",
+             remove the cause and change the profile",
             corrective.recurrence_count, corrective.opened_at
         );
         return Some(Ruling::not_fired(name, reason));
@@ -206,13 +206,14 @@ fn brakes(
     if let Some(next_at) = budget.next_at.filter(|_| budget.is_spent()) {
         reasons.push(format!(
             "budget spent: {} of {} attempts for {name} in {}; the next one is possible at \
-             {next_at}, or raise it with `healwright watch --budget`",
+             {next_at}, or raise it with `healwright watch --budget` or `attempts_max` of the \
+             configuration",
             budget.used,
             budget.max,
             said::span(budget.window),
         ));
     } else if budget.is_spent() {
-        reasons.push(format!("budget is 0 attempts for {name}; `--budget` allows some"));
+        reasons.push(format!("budget is 0 attempts for {name}; `attempts_max` allows some"));
     }
     let ineffective = ineffective(gate, playbook);
     if ineffective >= profile.latch_after {

@@ -52,7 +52,7 @@ fn the_runner_s_word_alone_heals_nothing() {
     world.bench.advance(9_000);
     assert_eq!(world.count(Kind::L3ExecutionResult), 0);
     world.bench.advance(2_000);
-    let outcome = expect!["rejected: api is not well 10 s after restart_service"];
+    let outcome = expect![[r#"rejected: api is not well 10 s after restart_service"#]];
     outcome.assert_eq(&world.last(Kind::L3ExecutionResult));
     assert_eq!(world.open(), 0);
 }
@@ -61,7 +61,7 @@ fn the_runner_s_word_alone_heals_nothing() {
 fn a_failed_repair_ends_with_the_runner_s_sentence() {
     let mut world = hung();
     world.answer(RunnerStatus::Failed, "the command was not found");
-    let outcome = expect!["rejected: not done: the command was not found"];
+    let outcome = expect![[r#"rejected: not done: the command was not found"#]];
     outcome.assert_eq(&world.last(Kind::L3ExecutionResult));
     assert_eq!(
         world.last(Kind::HealEscalated),
@@ -124,7 +124,7 @@ fn c12_a_forged_result_changes_nothing_and_is_said() {
     }
     assert_eq!(world.count(Kind::AnnotationAdded), n);
     assert_eq!(stage(&mut world), Some(Stage::Running));
-    let why = expect!["the result changes nothing: the signature is not that of box's runner"];
+    let why = expect![[r#"the result changes nothing: the signature is not that of box's runner"#]];
     why.assert_eq(&world.note());
 }
 
@@ -135,9 +135,9 @@ fn silence_beyond_the_run_cap_is_unknown_and_keeps_the_attempt_open() {
     world.hang("api");
     world.bench.advance(60_000);
     assert_eq!(stage(&mut world), Some(Stage::Unknown));
-    let why = expect![
-        "unknown whether the repair of api ran: host box has not answered within 1 min; the attempt stays open until api is well"
-    ];
+    let why = expect![[
+        r#"unknown whether the repair of api ran: host box has not answered within 1 min; the attempt stays open until api is well"#
+    ]];
     why.assert_eq(&world.note());
     assert_eq!((world.open(), world.count(Kind::L3ExecutionResult)), (1, 0));
     assert_eq!(world.count(Kind::HealEscalated), 1);
@@ -156,7 +156,7 @@ fn an_unknown_outcome_ends_when_the_service_is_well_and_proves_nothing() {
     assert_eq!(stage(&mut world), Some(Stage::Unknown));
     let before = world.count(Kind::KpiTrustUpdate);
     world.see("api", "green");
-    let outcome = expect!["promoted: api is well again; whether the repair ran is not known"];
+    let outcome = expect![[r#"promoted: api is well again; whether the repair ran is not known"#]];
     outcome.assert_eq(&world.last(Kind::L3ExecutionResult));
     assert_eq!(world.count(Kind::KpiTrustUpdate), before);
 }
@@ -177,7 +177,7 @@ fn an_environment_is_tried_in_the_sandbox_before_it_is_rebuilt() {
     world.answer(RunnerStatus::Success, "flipped");
     world.recover("worker");
     let outcome =
-        expect!["promoted: rebuild_environment: worker is well, 3 probes passed 2 s after it"];
+        expect![[r#"promoted: rebuild_environment: worker is well, 3 probes passed 2 s after it"#]];
     outcome.assert_eq(&world.last(Kind::L3ExecutionResult));
 }
 
@@ -189,9 +189,9 @@ fn without_a_sandbox_what_needs_one_is_refused_and_the_rest_goes_on() {
     world.service("api");
     world.see("worker", "red");
     world.suspect("worker", Pattern::ConfigurationErrors, 0.8);
-    let why = expect![
-        "rejected: policy rejected it: the sandbox's check sandbox is unknown: this host has no sandbox; `healwright doctor` says how to get bubblewrap"
-    ];
+    let why = expect![[
+        r#"rejected: policy rejected it: the sandbox's check sandbox is unknown: this host has no sandbox; `healwright doctor` says how to get bubblewrap"#
+    ]];
     why.assert_eq(&world.last(Kind::L3ExecutionResult));
     assert_eq!(world.count(Kind::RunnerRequest), 0);
     world.heal("api");
@@ -205,9 +205,9 @@ fn a_sandbox_that_does_not_answer_is_never_green() {
     world.see("worker", "red");
     world.suspect("worker", Pattern::ConfigurationErrors, 0.8);
     world.bench.advance(60_000);
-    let why = expect![
-        "rejected (none): the sandbox's check sandbox is unknown: no answer within 1 min, at 2026-03-02T10:01:00Z"
-    ];
+    let why = expect![[
+        r#"rejected (none): the sandbox's check sandbox is unknown: no answer within 1 min, at 2026-03-02T10:01:00Z"#
+    ]];
     why.assert_eq(&world.last(Kind::GovernanceDecision));
     assert_eq!(world.open(), 0);
 }
@@ -249,9 +249,9 @@ fn a_freeze_between_the_decision_and_its_request_leaves_no_request() {
     let result = world.signed(result);
     world.bench.input("runner:box", HOST, result);
     assert_eq!(world.requests().len(), 1, "the sandbox run and no other");
-    let why = expect![
-        "rejected: policy rejected it: the mode is frozen since 2026-03-02T10:00:00Z (frozen by alice (SINGLE-SIGNER): something is wrong); `healwright unfreeze` lifts it"
-    ];
+    let why = expect![[
+        r#"rejected: policy rejected it: the mode is frozen since 2026-03-02T10:00:00Z (frozen by alice (SINGLE-SIGNER): something is wrong); `healwright unfreeze` lifts it"#
+    ]];
     why.assert_eq(&world.last(Kind::L3ExecutionResult));
 }
 
@@ -277,7 +277,8 @@ fn class_6_is_never_repaired() {
     }
     assert_eq!(world.count(Kind::RemediationProposed), 0);
     assert_eq!(world.count(Kind::RunnerRequest), 0);
-    let why = expect!["level 4 critical_failure: class 6 on api: api exists and does not answer"];
+    let why =
+        expect![[r#"level 4 critical_failure: class 6 on api: api exists and does not answer"#]];
     let escalated = world.bench.of_kind(Kind::HealEscalated);
     why.assert_eq(&topologies::testing::describe(&escalated[0].event));
     assert!(matches!(escalated[0].event, Event::HealEscalated(ref it) if it.level == 4));

@@ -32,56 +32,58 @@ fn unattended_approval_needs_every_condition_and_names_each_that_fails() {
     let api = named("api");
     let hang = (Pattern::CodeBugs, 0.8);
     let cases = [
-        (local(), api.clone(), hang, expect!["approved (unattended): "]),
+        (local(), api.clone(), hang, expect![[r#"approved (unattended): "#]]),
         (
             Profile { auto_apply: false, ..local() },
             api.clone(),
             hang,
-            expect!["needs_review (none): auto_apply is off in profile local"],
+            expect![[r#"needs_review (none): auto_apply is off in profile local"#]],
         ),
         (
             local(),
             Service { propose_only: true, ..api.clone() },
             hang,
-            expect!["needs_review (none): api is watched with --propose-only"],
+            expect![[r#"needs_review (none): api is watched with --propose-only"#]],
         ),
         (
             Profile { blast_radius_max: 0, ..local() },
             api.clone(),
             hang,
-            expect!["needs_review (none): it can affect 1 of the services, and 0 is the most without a person"],
+            expect![[
+                r#"needs_review (none): it can affect 1 of the services, and 0 is the most without a person"#
+            ]],
         ),
         (
             local(),
             api.clone(),
             (Pattern::ResourceExhaustion, 0.76),
-            expect!["needs_review (none): proposal confidence 0.68 is below 0.70"],
+            expect![[r#"needs_review (none): proposal confidence 0.68 is below 0.70"#]],
         ),
         (
             Profile { trust_min: 0.9, ..local() },
             api.clone(),
             hang,
-            expect!["needs_review (none): trust in restart_service 0.80 is below 0.90"],
+            expect![[r#"needs_review (none): trust in restart_service 0.80 is below 0.90"#]],
         ),
         (
             Profile { window_hours: Some((11, 18)), ..local() },
             api.clone(),
             hang,
-            expect!["needs_review (none): it is outside the window, weekdays 11 to 18 UTC"],
+            expect![[r#"needs_review (none): it is outside the window, weekdays 11 to 18 UTC"#]],
         ),
         (
             Profile { run_cap_ms: 600_001, ..local() },
             api.clone(),
             hang,
-            expect!["needs_review (none): runs of up to 10.0 min need a person"],
+            expect![[r#"needs_review (none): runs of up to 10.0 min need a person"#]],
         ),
         (
             Profile { auto_apply: false, trust_min: 0.9, ..local() },
-            api.clone(),
+            api,
             hang,
-            expect![
-                "needs_review (none): auto_apply is off in profile local trust in restart_service 0.80 is below 0.90"
-            ],
+            expect![[
+                r#"needs_review (none): auto_apply is off in profile local trust in restart_service 0.80 is below 0.90"#
+            ]],
         ),
     ];
     for (profile, service, (pattern, confidence), decision) in cases {
@@ -101,9 +103,9 @@ fn an_action_that_affects_many_services_waits_for_a_person() {
         world.configured(Service { depends_on: vec![on.to_owned()], ..named(name) });
     }
     world.hang("db");
-    let why = expect![
-        "needs_review (none): it can affect 3 of the services, and 2 is the most without a person"
-    ];
+    let why = expect![[
+        r#"needs_review (none): it can affect 3 of the services, and 2 is the most without a person"#
+    ]];
     why.assert_eq(&world.last(Kind::GovernanceDecision));
 }
 
@@ -114,8 +116,9 @@ fn an_equal_proposal_within_the_duplicate_window_waits_for_a_person() {
     world.service("api");
     world.heal("api");
     world.hang("api");
-    let why =
-        expect!["needs_review (none): an equal proposal by restart_service was made within 10 min"];
+    let why = expect![[
+        r#"needs_review (none): an equal proposal by restart_service was made within 10 min"#
+    ]];
     why.assert_eq(&world.last(Kind::GovernanceDecision));
     assert_eq!(world.requests().len(), 1);
 }
@@ -142,7 +145,8 @@ fn governance_hard_stop() {
     result.checks = Some([("import".to_owned(), failed)].into());
     let result = world.signed(result);
     world.bench.input("runner:box", HOST, result);
-    let why = expect!["rejected (none): the sandbox's check import is failed: ModuleNotFoundError"];
+    let why =
+        expect![[r#"rejected (none): the sandbox's check import is failed: ModuleNotFoundError"#]];
     why.assert_eq(&world.last(Kind::GovernanceDecision));
     assert_eq!(world.requests().len(), 1, "the sandbox run, and nothing after it");
     assert_eq!(world.open(), 0);
@@ -153,15 +157,15 @@ fn an_approval_of_this_plan_lets_it_run_once() {
     let mut world = waiting();
     assert_eq!(governance::reviews(&world.bench.view("governance")).len(), 1);
     world.approve();
-    let decision = expect!["approved (simple): "];
+    let decision = expect![[r#"approved (simple): "#]];
     decision.assert_eq(&world.last(Kind::GovernanceDecision));
     let approvals = world.request().binding.unwrap().approvals;
     assert_eq!(approvals.len(), 2, "the decision and the person's approval: {approvals:?}");
     world.approve();
     assert_eq!(world.requests().len(), 1);
-    let why = expect![
-        "no proposal of that id waits for an answer: it was decided, withdrawn or has expired; `healwright proposals list` shows what waits"
-    ];
+    let why = expect![[
+        r#"no proposal of that id waits for an answer: it was decided, withdrawn or has expired; `healwright proposals list` shows what waits"#
+    ]];
     why.assert_eq(&world.note());
 }
 
@@ -170,7 +174,7 @@ fn a_person_s_no_ends_the_proposal() {
     let mut world = waiting();
     let approval = world.approval(ApprovalVerdict::Reject);
     world.bench.input(OPERATOR, "p", approval);
-    let decision = expect!["rejected (none): alice rejected it: looked at it"];
+    let decision = expect![[r#"rejected (none): alice rejected it: looked at it"#]];
     decision.assert_eq(&world.last(Kind::GovernanceDecision));
     assert_eq!((world.open(), world.count(Kind::RunnerRequest)), (0, 0));
 }
@@ -188,7 +192,7 @@ fn an_approval_that_does_not_hold_changes_nothing_and_is_said() {
     };
     refused(
         sign_approval(good.clone(), &stranger),
-        expect!["the signature is not alice's over this approval"],
+        expect![[r#"the signature is not alice's over this approval"#]],
     );
     let mut unknown = good.clone();
     unknown.approver = "mallory".to_owned();
@@ -197,15 +201,15 @@ fn an_approval_that_does_not_hold_changes_nothing_and_is_said() {
     other.plan_digest = release("x", "y").digest;
     refused(
         sign_approval(other, &operator),
-        expect![
-            "the approval is for plan sha256:a1fce4363854ff888cff4b8e7875d600c2682390412a8cf79b37d0b11148b0fa, and what waits is plan sha256:ade6f0afaef5aaf76d8a1b4d6193088e958a50ff344a50bef06ab456ea4ad537; look at it again with `healwright proposals show f179c5e9-2f6b-8601-8596-471b8c4706dc`"
-        ],
+        expect![[
+            r#"the approval is for plan sha256:a1fce4363854ff888cff4b8e7875d600c2682390412a8cf79b37d0b11148b0fa, and what waits is plan sha256:ade6f0afaef5aaf76d8a1b4d6193088e958a50ff344a50bef06ab456ea4ad537; look at it again with `healwright proposals show f179c5e9-2f6b-8601-8596-471b8c4706dc`"#
+        ]],
     );
     let mut old = good.clone();
     old.expires_at = "2026-03-02T10:00:00Z".parse().unwrap();
     refused(
         sign_approval(old, &operator),
-        expect!["the approval expired at 2026-03-02T10:00:00Z; sign a new one"],
+        expect![[r#"the approval expired at 2026-03-02T10:00:00Z; sign a new one"#]],
     );
     let mut wide = good.clone();
     wide.scope = "always".to_owned();
@@ -214,14 +218,14 @@ fn an_approval_that_does_not_hold_changes_nothing_and_is_said() {
     elsewhere.proposal_id = topologies::testing::id("elsewhere");
     refused(
         sign_approval(elsewhere, &operator),
-        expect![
-            "no proposal of that id waits for an answer: it was decided, withdrawn or has expired; `healwright proposals list` shows what waits"
-        ],
+        expect![[
+            r#"no proposal of that id waits for an answer: it was decided, withdrawn or has expired; `healwright proposals list` shows what waits"#
+        ]],
     );
     // Signed for another purpose: the domain is part of what is signed.
     let mut foreign = good.clone();
     foreign.signature = signature_text(&operator.sign(RELEASE_DOMAIN, &foreign.statement()));
-    refused(foreign, expect!["the signature is not alice's over this approval"]);
+    refused(foreign, expect![[r#"the signature is not alice's over this approval"#]]);
     assert_ne!(APPROVAL_DOMAIN, RELEASE_DOMAIN);
     world.bench.input(OPERATOR, "p", good);
     assert_eq!(world.count(Kind::RunnerRequest), 1);
@@ -232,9 +236,9 @@ fn an_approval_while_frozen_is_refused_and_the_review_stays() {
     let mut world = waiting();
     world.freeze();
     world.approve();
-    let why = expect![
-        "the mode is frozen since 2026-03-02T10:00:00Z (frozen by alice (SINGLE-SIGNER): something is wrong); `healwright unfreeze` lifts it"
-    ];
+    let why = expect![[
+        r#"the mode is frozen since 2026-03-02T10:00:00Z (frozen by alice (SINGLE-SIGNER): something is wrong); `healwright unfreeze` lifts it"#
+    ]];
     why.assert_eq(&world.note());
     assert_eq!(world.count(Kind::RunnerRequest), 0);
     world.unfreeze();
@@ -246,9 +250,9 @@ fn an_approval_while_frozen_is_refused_and_the_review_stays() {
 fn a_review_that_nobody_answers_ends_and_gives_its_permit_back() {
     let mut world = waiting();
     world.bench.advance(3_600_000);
-    let why = expect![
-        "rejected (none): nobody answered within 1 h, and the plan is too old to be acted on"
-    ];
+    let why = expect![[
+        r#"rejected (none): nobody answered within 1 h, and the plan is too old to be acted on"#
+    ]];
     why.assert_eq(&world.last(Kind::GovernanceDecision));
     assert_eq!(world.open(), 0);
     world.approve();
@@ -259,7 +263,7 @@ fn a_review_that_nobody_answers_ends_and_gives_its_permit_back() {
 fn a_review_is_withdrawn_when_the_service_is_well_again() {
     let mut world = waiting();
     world.see("api", "green");
-    let why = expect!["rejected (none): api is well again without it"];
+    let why = expect![[r#"rejected (none): api is well again without it"#]];
     why.assert_eq(&world.last(Kind::GovernanceDecision));
     assert_eq!(world.open(), 0);
 }
@@ -293,7 +297,7 @@ fn a_release_runs_by_its_operator_s_signature() {
     let mut world = shop();
     let request = asked(&world, "1.1.0");
     world.bench.input(OPERATOR, "api", request.clone());
-    let decision = expect!["approved (operator): "];
+    let decision = expect![[r#"approved (operator): "#]];
     decision.assert_eq(&world.last(Kind::GovernanceDecision));
     let Event::GovernanceDecision(it) = &world.bench.of_kind(Kind::GovernanceDecision)[0].event
     else {
@@ -303,9 +307,9 @@ fn a_release_runs_by_its_operator_s_signature() {
     assert_eq!(it.expires_at, Some(world.bench.now() + Ns::from_s(600)));
     assert_eq!(world.request().ops, ["sandbox:api"]);
     world.bench.input(OPERATOR, "api", request);
-    let again = expect![
-        "rejected (none): another release of api is being rolled out; `healwright status` shows it"
-    ];
+    let again = expect![[
+        r#"rejected (none): another release of api is being rolled out; `healwright status` shows it"#
+    ]];
     again.assert_eq(&world.last(Kind::GovernanceDecision));
 }
 
@@ -316,23 +320,23 @@ fn a_release_that_a_rule_forbids_is_rejected_with_the_rule() {
     let mut forged = good.clone();
     forged.digest = release("api", "evil").digest;
     world.bench.input(OPERATOR, "api", forged);
-    let why = expect![
-        "rejected (none): the signature is not alice's over this request; ask with `healwright release`"
-    ];
+    let why = expect![[
+        r#"rejected (none): the signature is not alice's over this request; ask with `healwright release`"#
+    ]];
     why.assert_eq(&world.last(Kind::GovernanceDecision));
     let unsigned = ReleaseRequested { signature: None, ..good.clone() };
     world.bench.input(OPERATOR, "api", unsigned);
     let serving = asked(&world, "1.0.0");
     world.bench.input(OPERATOR, "api", serving);
-    let why = expect![
-        "rejected (none): sha256:92521fc3cbd964bdc9f584a991b89fddaa5754ed1cc96d6d42445338669c1305 is what api already runs"
-    ];
+    let why = expect![[
+        r#"rejected (none): sha256:92521fc3cbd964bdc9f584a991b89fddaa5754ed1cc96d6d42445338669c1305 is what api already runs"#
+    ]];
     why.assert_eq(&world.last(Kind::GovernanceDecision));
     world.freeze();
     world.bench.input(OPERATOR, "api", good);
-    let why = expect![
-        "rejected (none): the mode is frozen since 2026-03-02T10:00:00Z (frozen by alice (SINGLE-SIGNER): something is wrong); `healwright unfreeze` lifts it"
-    ];
+    let why = expect![[
+        r#"rejected (none): the mode is frozen since 2026-03-02T10:00:00Z (frozen by alice (SINGLE-SIGNER): something is wrong); `healwright unfreeze` lifts it"#
+    ]];
     why.assert_eq(&world.last(Kind::GovernanceDecision));
     assert_eq!(world.count(Kind::RunnerRequest), 0);
 }

@@ -45,8 +45,9 @@ fn freeze_single_signer_succeeds() {
     let mut world = World::local();
     world.freeze();
     assert_eq!(world.mode(), Some((Mode::Frozen, 2)));
-    let said =
-        expect!["normal → frozen epoch 2: frozen by alice (SINGLE-SIGNER): something is wrong"];
+    let said = expect![[
+        r#"normal → frozen epoch 2: frozen by alice (SINGLE-SIGNER): something is wrong"#
+    ]];
     said.assert_eq(&world.last(Kind::ModeChanged));
 }
 
@@ -63,9 +64,9 @@ fn freeze_invalid_signer_rejected() {
     world.bench.input("mallory", "deployment", forged);
     check_note(
         &world,
-        expect![
-            "the signature is not alice's over this command; sign it anew with `healwright freeze`"
-        ],
+        expect![[
+            r#"the signature is not alice's over this command; sign it anew with `healwright freeze`"#
+        ]],
     );
 
     let mut altered = world.command(FreezeVerb::Freeze, "n3");
@@ -83,9 +84,9 @@ fn freeze_already_frozen_409() {
     assert_eq!(world.mode(), Some((Mode::Frozen, 2)));
     check_note(
         &world,
-        expect![
-            "already frozen since 2026-03-02T10:00:00Z (frozen by alice (SINGLE-SIGNER): something is wrong); the first one counts"
-        ],
+        expect![[
+            r#"already frozen since 2026-03-02T10:00:00Z (frozen by alice (SINGLE-SIGNER): something is wrong); the first one counts"#
+        ]],
     );
 }
 
@@ -113,7 +114,7 @@ fn the_epoch_grows_with_each_change_and_never_otherwise() {
         world.unfreeze();
         assert_eq!(world.mode(), Some((Mode::Normal, 3 + 2 * round)));
     }
-    check_note(&world, expect!["nothing is frozen"]);
+    check_note(&world, expect![[r#"nothing is frozen"#]]);
 }
 
 #[test]
@@ -123,14 +124,14 @@ fn a_replayed_command_changes_nothing() {
     let unfreeze = world.command(FreezeVerb::Unfreeze, "n2");
     world.bench.input(OPERATOR, "deployment", freeze.clone());
     world.bench.input(OPERATOR, "deployment", unfreeze.clone());
-    world.bench.input("mallory", "deployment", freeze.clone());
+    world.bench.input("mallory", "deployment", freeze);
     assert_eq!(world.mode(), Some((Mode::Normal, 3)));
     world.freeze();
     world.bench.input("mallory", "deployment", unfreeze);
     assert_eq!(world.mode(), Some((Mode::Frozen, 4)));
     check_note(
         &world,
-        expect!["this very command was already taken at immutable:log:0/10; sign a new one"],
+        expect![[r#"this very command was already taken at immutable:log:0/10; sign a new one"#]],
     );
 
     let mut without = world.command(FreezeVerb::Unfreeze, "");
@@ -146,7 +147,7 @@ fn unfreeze_requires_full_quorum() {
     agree(&mut world, OPERATOR, &keys[0], "u1");
     check_note(
         &world,
-        expect!["received 1 of 3 signatures; the others sign with `healwright unfreeze`"],
+        expect![[r#"received 1 of 3 signatures; the others sign with `healwright unfreeze`"#]],
     );
     agree(&mut world, "bob", &keys[1], "u2");
     assert_eq!(world.mode(), Some((Mode::Frozen, 2)));
@@ -162,7 +163,7 @@ fn unfreeze_insufficient_quorum_403() {
     agree(&mut world, "bob", &keys[1], "u2");
     check_note(
         &world,
-        expect!["received 2 of 3 signatures; the others sign with `healwright unfreeze`"],
+        expect![[r#"received 2 of 3 signatures; the others sign with `healwright unfreeze`"#]],
     );
     assert_eq!(world.mode(), Some((Mode::Frozen, 2)));
 }
@@ -176,7 +177,7 @@ fn duplicate_signatures_count_once() {
     }
     check_note(
         &world,
-        expect!["received 1 of 3 signatures; the others sign with `healwright unfreeze`"],
+        expect![[r#"received 1 of 3 signatures; the others sign with `healwright unfreeze`"#]],
     );
 
     // One key under two names is one signer.
@@ -197,7 +198,7 @@ fn a_new_freeze_forgets_what_was_agreed_before() {
     agree(&mut world, OPERATOR, &keys[0], "u4");
     check_note(
         &world,
-        expect!["received 1 of 3 signatures; the others sign with `healwright unfreeze`"],
+        expect![[r#"received 1 of 3 signatures; the others sign with `healwright unfreeze`"#]],
     );
 }
 
@@ -209,9 +210,9 @@ fn fewer_signers_than_the_profile_asks_for_cannot_unfreeze() {
     assert_eq!(world.mode(), Some((Mode::Frozen, 2)));
     check_note(
         &world,
-        expect![
-            "an unfreeze needs 3 signers and 1 are registered; register more in the configuration named `signers`"
-        ],
+        expect![[
+            r#"an unfreeze needs 3 signers and 1 are registered; register more in the configuration named `signers`"#
+        ]],
     );
 }
 
@@ -233,7 +234,7 @@ fn unfreeze_rejected_below_coherence_1() {
         world.bench.input(OPERATOR, "deployment", command);
         check_note(
             &world,
-            expect!["the confirmed backing ratio is 0.9800, and an unfreeze needs 1.0"],
+            expect![[r#"the confirmed backing ratio is 0.9800, and an unfreeze needs 1.0"#]],
         );
     }
     let mut command = world.command(FreezeVerb::Unfreeze, "u3");
@@ -255,8 +256,8 @@ fn unknown_mode_fails_closed() {
     world.hang("api");
     assert_eq!(world.mode(), None);
     assert_eq!(world.count(Kind::RunnerRequest), 0);
-    let why = expect![
-        "not_fired: the mode is unknown, and unknown allows nothing; `healwright up` activates a profile and with it a mode"
-    ];
+    let why = expect![[
+        r#"not_fired: the mode is unknown, and unknown allows nothing; `healwright up` activates a profile and with it a mode"#
+    ]];
     why.assert_eq(&world.verdict());
 }

@@ -87,8 +87,8 @@ fn the_same_fault_keeps_coming_until_the_budget_is_spent_and_the_playbook_latche
            26.500 l3.execution.result    p3           promoted: restart_service: api is well, 3 probes passed 2 s after it
            32.000 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 1 s (probe)
            32.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
-           32.000 heal.trigger.evaluated restart_service restart_service over_budget (0 of 2 open): budget spent: 3 of 3 attempts for api in 10 min; the next one is possible at 2026-03-02T10:10:08Z, or raise it with `healwright watch --budget`; and latched: 3 repairs of api by restart_service had no lasting effect; a changed configuration of api lifts it
-           32.000 heal.escalated         inc-api      level 4 budget_ceiling: budget spent: 3 of 3 attempts for api in 10 min; the next one is possible at 2026-03-02T10:10:08Z, or raise it with `healwright watch --budget`; and latched: 3 repairs of api by restart_service had no lasting effect; a changed configuration of api lifts it
+           32.000 heal.trigger.evaluated restart_service restart_service over_budget (0 of 2 open): budget spent: 3 of 3 attempts for api in 10 min; the next one is possible at 2026-03-02T10:10:08Z, or raise it with `healwright watch --budget` or `attempts_max` of the configuration; and latched: 3 repairs of api by restart_service had no lasting effect; a changed configuration of api lifts it
+           32.000 heal.escalated         inc-api      level 4 budget_ceiling: budget spent: 3 of 3 attempts for api in 10 min; the next one is possible at 2026-03-02T10:10:08Z, or raise it with `healwright watch --budget` or `attempts_max` of the configuration; and latched: 3 repairs of api by restart_service had no lasting effect; a changed configuration of api lifts it
     "#]].assert_eq(&world.story());
 }
 

@@ -77,9 +77,9 @@ fn a_debounced_cause_is_looked_at_again_when_it_has_cooled_if_the_service_is_sti
     world.service("api");
     world.heal("api");
     world.hang("api");
-    let why = expect![
-        "debounced: debounced: restart_service ran on api and is looked at again in 3 s, if api is still red then"
-    ];
+    let why = expect![[
+        r#"debounced: debounced: restart_service ran on api and is looked at again in 3 s, if api is still red then"#
+    ]];
     why.assert_eq(&world.verdict());
     world.bench.advance(3_000);
     assert_eq!(world.evaluation().verdict, TriggerVerdict::Fired);
@@ -102,9 +102,9 @@ fn lock_heal_4_third_attempt_fails_at_ceiling() {
     }
     assert_eq!(world.evaluation().verdict, TriggerVerdict::OverBudget);
     assert_eq!((world.evaluation().active_before, world.evaluation().ceiling), (2, 2));
-    let why = expect![
-        "over_budget: over the ceiling: 2 of 2 attempts of type restart_service are open; one ends with its outcome, `healwright incident list` shows them"
-    ];
+    let why = expect![[
+        r#"over_budget: over the ceiling: 2 of 2 attempts of type restart_service are open; one ends with its outcome, `healwright incident list` shows them"#
+    ]];
     why.assert_eq(&world.verdict());
     assert_eq!(world.open(), 2);
 }
@@ -116,9 +116,9 @@ fn lock_heal_4_global_ceiling() {
         world.service(&format!("s{n}"));
         world.hang(&format!("s{n}"));
     }
-    let why = expect![
-        "over_budget: over the ceiling: 8 of 8 attempts in all are open; one ends with its outcome, `healwright incident list` shows them"
-    ];
+    let why = expect![[
+        r#"over_budget: over the ceiling: 8 of 8 attempts in all are open; one ends with its outcome, `healwright incident list` shows them"#
+    ]];
     why.assert_eq(&world.verdict());
     assert_eq!(world.open(), 8);
 }
@@ -147,9 +147,7 @@ fn the_budget_slides_and_its_refusal_says_when_and_how() {
     }
     world.bench.at(180_000);
     world.hang("api");
-    let why = expect![
-        "over_budget: budget spent: 3 of 3 attempts for api in 10 min; the next one is possible at 2026-03-02T10:10:00Z, or raise it with `healwright watch --budget`"
-    ];
+    let why = expect!["over_budget: budget spent: 3 of 3 attempts for api in 10 min; the next one is possible at 2026-03-02T10:10:00Z, or raise it with `healwright watch --budget` or `attempts_max` of the configuration"];
     why.assert_eq(&world.verdict());
     world.bench.at(600_000 - 250);
     world.suspect("api", Pattern::CodeBugs, 0.8);
@@ -166,9 +164,7 @@ fn a_service_s_own_budget_goes_before_the_profile_s() {
     world.configured(Service { name: "api".to_owned(), ..own.clone() });
     world.heal("api");
     world.hang("api");
-    let why = expect![
-        "over_budget: budget spent: 1 of 1 attempts for api in 5 s; the next one is possible at 2026-03-02T10:00:05Z, or raise it with `healwright watch --budget`"
-    ];
+    let why = expect!["over_budget: budget spent: 1 of 1 attempts for api in 5 s; the next one is possible at 2026-03-02T10:00:05Z, or raise it with `healwright watch --budget` or `attempts_max` of the configuration"];
     why.assert_eq(&world.verdict());
     // A person raises it, and what was refused is looked at again.
     let host = crate::world::HOST.to_owned();
@@ -191,9 +187,9 @@ fn three_ineffective_repairs_latch_the_playbook_until_the_configuration_changes(
         world.see("api", "red");
     }
     world.suspect("api", Pattern::CodeBugs, 0.8);
-    let why = expect![
-        "over_budget: latched: 3 repairs of api by restart_service had no lasting effect; a changed configuration of api lifts it"
-    ];
+    let why = expect![[
+        r#"over_budget: latched: 3 repairs of api by restart_service had no lasting effect; a changed configuration of api lifts it"#
+    ]];
     why.assert_eq(&world.verdict());
     assert_eq!(
         triggers::latched(&world.bench.view("triggers"), "api"),
@@ -282,8 +278,9 @@ fn adv_c_f2_two_agents_one_winner() {
     world.hang("api");
     assert_eq!(world.evaluation().verdict, TriggerVerdict::Fired);
     world.suspect("api", Pattern::CodeBugs, 0.8);
-    let why =
-        expect!["not_fired: joins the attempt by restart_service that is open on api for 0 ms"];
+    let why = expect![[
+        r#"not_fired: joins the attempt by restart_service that is open on api for 0 ms"#
+    ]];
     why.assert_eq(&world.verdict());
     assert_eq!((world.open(), world.requests().len()), (1, 1));
 }
@@ -308,9 +305,7 @@ fn detect_only_never_repairs() {
     let mut world = World::under(profile);
     world.service("api");
     world.hang("api");
-    let why = expect![
-        "not_fired: detect_only: under profile local the trigger restart_service only detects; activate a profile with `triggers_repair = true` once it is proven"
-    ];
+    let why = expect!["not_fired: detect_only: under profile local the trigger restart_service only detects; set `triggers_repair = true` under `numbers` of the configuration once it is proven"];
     why.assert_eq(&world.verdict());
     assert_eq!((world.count(Kind::RunnerRequest), world.count(Kind::HealEscalated)), (0, 1));
     assert_eq!(world.count(Kind::RemediationProposed), 0);
@@ -323,33 +318,33 @@ fn each_reason_names_its_rule() {
             Pattern::CodeBugs,
             3,
             0.74,
-            expect![
-                "not_fired: confidence 0.74 is below 0.75, so a person decides; `healwright incident show inc-api` shows the evidence"
-            ],
+            expect![[
+                r#"not_fired: confidence 0.74 is below 0.75, so a person decides; `healwright incident show inc-api` shows the evidence"#
+            ]],
         ),
         (
             Pattern::CodeBugs,
             6,
             1.0,
-            expect![
-                "not_fired: class 6: nothing acts by itself on a critical failure; it is a person's"
-            ],
+            expect![[
+                r#"not_fired: class 6: nothing acts by itself on a critical failure; it is a person's"#
+            ]],
         ),
         (
             Pattern::DataCorruption,
             4,
             0.9,
-            expect![
-                "not_fired: no playbook may act: rollback_release is nothing against data_corruption; rebuild_environment is nothing against data_corruption; restart_service is nothing against data_corruption"
-            ],
+            expect![[
+                r#"not_fired: no playbook may act: rollback_release is nothing against data_corruption; rebuild_environment is nothing against data_corruption; restart_service is nothing against data_corruption"#
+            ]],
         ),
         (
             Pattern::CodeBugs,
             3,
             0.75,
-            expect![
-                "fired: restart_service on api: attempt 1 of 3 in 10 min; open are 0 of 2 of this type and 0 of 8 in all"
-            ],
+            expect![[
+                r#"fired: restart_service on api: attempt 1 of 3 in 10 min; open are 0 of 2 of this type and 0 of 8 in all"#
+            ]],
         ),
     ];
     for (pattern, class, confidence, why) in cases {
@@ -385,6 +380,24 @@ fn an_unknown_outcome_keeps_its_permit_and_a_known_one_gives_it_back() {
 }
 
 #[test]
+fn hundreds_of_held_causes_are_looked_at_again_over_several_steps() {
+    let mut world = World::local();
+    for n in 0..300 {
+        world.service(&format!("s{n}"));
+    }
+    world.freeze();
+    for n in 0..300 {
+        world.hang(&format!("s{n}"));
+    }
+    let before = world.count(Kind::HealTriggerEvaluated);
+    // The bench refuses more than 64 KiB said for one entry.
+    world.unfreeze();
+    world.bench.advance(500);
+    assert_eq!(world.count(Kind::HealTriggerEvaluated) - before, 300);
+    assert_eq!(world.open(), 2);
+}
+
+#[test]
 fn what_the_mode_held_back_is_looked_at_again_after_the_unfreeze() {
     let mut world = World::local();
     world.service("api");
@@ -393,9 +406,9 @@ fn what_the_mode_held_back_is_looked_at_again_after_the_unfreeze() {
     world.hang("api");
     world.hang("db");
     world.see("db", "green");
-    let why = expect![
-        "not_fired: the mode is frozen since 2026-03-02T10:00:00Z (frozen by alice (SINGLE-SIGNER): something is wrong); `healwright unfreeze` lifts it"
-    ];
+    let why = expect![[
+        r#"not_fired: the mode is frozen since 2026-03-02T10:00:00Z (frozen by alice (SINGLE-SIGNER): something is wrong); `healwright unfreeze` lifts it"#
+    ]];
     why.assert_eq(&world.verdict());
     assert_eq!(world.open(), 0);
     world.unfreeze();

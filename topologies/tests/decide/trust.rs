@@ -35,9 +35,7 @@ fn new_component_cannot_act() {
     world.hang("api");
     assert_eq!(of(&mut world, "restart_service"), 0.5);
     assert_eq!(world.count(Kind::RunnerRequest), 0);
-    let why = expect![
-        "level 4 repair_exhausted: L1 came to abstain: rule: trust 0.50 in restart_service asks for review, which is no acceptance; llm: no language model takes part"
-    ];
+    let why = expect!["level 4 repair_exhausted: L1 came to abstain: rule: trust 0.50 in restart_service asks for review, which is no acceptance; a changed profile vouches for it anew; llm: no language model takes part"];
     why.assert_eq(&world.last(Kind::HealEscalated));
 }
 
@@ -96,8 +94,22 @@ fn kpi_trust_update_logged() {
         assert_eq!((update.before, update.after), (before, after));
         before = after;
     }
-    let last = expect!["restart_service 0.838 → 0.754: not done: the command was not found"];
+    let last = expect![[r#"restart_service 0.838 → 0.754: not done: the command was not found"#]];
     last.assert_eq(&world.last(Kind::KpiTrustUpdate));
+}
+
+#[test]
+fn an_operator_who_changes_the_profile_vouches_anew_for_what_was_lost() {
+    let mut world = World::local();
+    world.service("api");
+    fail(&mut world, "api");
+    assert!((of(&mut world, "restart_service") - 0.72).abs() < 1e-9);
+    world.bench.advance(6_000);
+    world.suspect("api", schemas::event::Pattern::CodeBugs, 0.8);
+    assert_eq!(world.requests().len(), 1, "trust asks for review, and nothing runs");
+    world.activate("profile", &Profile { latch_after: 4, ..Profile::local() });
+    assert_eq!(of(&mut world, "restart_service"), 0.80);
+    assert_eq!(trust::weight(&world.bench.view("trust"), "restart_service"), 1.0 / 3.0);
 }
 
 #[test]
