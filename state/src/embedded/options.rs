@@ -20,7 +20,7 @@ const MIB: usize = 1024 * 1024;
 /// Shared by all families: the write-back cache and the page cache hold what is hot.
 const BLOCK_CACHE_BYTES: usize = 8 * MIB;
 /// A start replays at most this much, about 0.2 s.
-const WAL_BYTES_MAX: u64 = 96 * MIB as u64;
+const WAL_BYTES_MAX: u64 = 64 * MIB as u64;
 
 /// Options of the database as a whole.
 pub(crate) fn database() -> Options {
