@@ -166,7 +166,19 @@ impl<'a> ChainVerifier<'a> {
     /// # Errors
     /// The first place that is not what was signed. The walk is over then.
     pub fn batch(&mut self, record: &[u8]) -> Result<Batch, Finding> {
-        let batch = self.link(record, record)?;
+        let linked =
+            Batch::decode(record).map_err(|damage| damage.error.to_string()).and_then(|batch| {
+                match link(&self.head, &batch) {
+                    Ok(head) => Ok((batch, head)),
+                    Err(skip) => Err(words(skip).to_owned()),
+                }
+            });
+        let (batch, head) = linked.map_err(|why| self.locate(record, why))?;
+        if let Some(elected) = election(&batch) {
+            self.epochs.push(EpochKey::elected(&head.deployment, head.partition, &elected));
+        }
+        self.grow(&batch);
+        self.head = head;
         Ok(batch)
     }
 
@@ -178,7 +190,7 @@ impl<'a> ChainVerifier<'a> {
         // A record has no frame of its own: a length that was changed would only move the fault
         // from where it is to where the frame ends.
         let end = record_end(bytes).unwrap_or(bytes.len());
-        let batch = self.link(&bytes[..end], bytes)?;
+        let batch = self.batch(&bytes[..end])?;
         Ok((batch, &bytes[end..]))
     }
 
@@ -191,24 +203,6 @@ impl<'a> ChainVerifier<'a> {
             epochs: self.epochs,
             stray_leaf: self.stray_leaf,
         }
-    }
-
-    /// Links `record`, or finds the fault in `bytes`, which begin with it.
-    fn link(&mut self, record: &[u8], bytes: &[u8]) -> Result<Batch, Finding> {
-        let linked =
-            Batch::decode(record).map_err(|damage| damage.error.to_string()).and_then(|batch| {
-                match link(&self.head, &batch) {
-                    Ok(head) => Ok((batch, head)),
-                    Err(skip) => Err(words(skip).to_owned()),
-                }
-            });
-        let (batch, head) = linked.map_err(|why| self.locate(bytes, why))?;
-        if let Some(elected) = election(&batch) {
-            self.epochs.push(EpochKey::elected(&head.deployment, head.partition, &elected));
-        }
-        self.grow(&batch);
-        self.head = head;
-        Ok(batch)
     }
 
     fn grow(&mut self, batch: &Batch) {

@@ -196,7 +196,7 @@ def read_note(name, data):
     lines = [line.split(" ")[1:] for line in match[2].splitlines()] if match else []
     signatures = [(signer, base64.b64decode(encoded)) for signer, encoded in lines]
     again = [[signer, base64.b64encode(decoded).decode()] for signer, decoded in signatures]
-    if not match or again != lines:
+    if not match or again != lines or match[0].encode() != data:
         raise Wrong(name, "it is no canonical signed note")
     return match[1], signatures
 
@@ -235,15 +235,15 @@ def read_tiles(files):
 def read_manifest(files):
     """Deployment, partition and the listed files: one form only, with its checksum."""
     text = files.get("manifest", b"").decode("ascii", "replace")
-    lines = r"healwright-bundle v1\n(\S+)/(\d+)\n((?:[0-9a-f]{64} \d+ \S+\n)*)end ([0-9a-f]{64})\n"
-    match = re.fullmatch(lines, text)
-    if not match or sha256(text[: match.end(3)].encode()).hex() != match[4]:
+    form = r"healwright-bundle v1\n(\S+)/(N)\n((?:[0-9a-f]{64} N \S+\n)*)end ([0-9a-f]{64})\n"
+    match = re.fullmatch(form.replace("N", "(?:0|[1-9][0-9]*)"), text)
+    listed = [line.split(" ") for line in match[3].splitlines()] if match else []
+    names = [name for _, _, name in listed]
+    if not match or sha256(text[:-69].encode()).hex() != match[4] or names != sorted(set(names)):
         raise Wrong("manifest", "it is missing, or its checksum does not hold")
-    listed = [line.split(" ") for line in match[3].splitlines()]
     return match[1], int(match[2]), {name: (digest, size) for digest, size, name in listed}
 
 def verify(files, deployment=None):
-    """Returns a line about the export, or raises what is wrong."""
     own, partition, listed = read_manifest(files)
     if deployment not in (None, own):
         raise Wrong("manifest", f"it is of deployment {own}")

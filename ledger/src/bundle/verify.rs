@@ -21,7 +21,7 @@ pub fn verify(files: &Files, policy: &Policy) -> Report {
     let (chain, seals) = run.chain(&lookup);
     if let Some(chain) = &chain {
         run.heads(chain);
-        run.tiles(chain, &leaves);
+        run.tiles(chain);
         run.telemetry(&seals);
     }
     if let Some(manifest) = manifest {
@@ -221,17 +221,20 @@ impl Run<'_> {
     }
 
     /// Compares the leaf tiles with the chain, to the last byte.
-    fn tiles(&mut self, chain: &Chain, leaves: &[Hash]) {
+    fn tiles(&mut self, chain: &Chain) {
         let size = chain.head.next_seq;
-        if let Some(seq) = chain.stray_leaf {
-            let name = tile_name(seq, size);
-            self.find(&name, format!("it holds another leaf at place {}", seq % 256));
-        } else if (leaves.len() as u64) < size {
-            let name = tile_name(leaves.len() as u64, size);
-            self.find(&name, "it is missing or not of the width that its name says");
+        let mut expected = BTreeSet::new();
+        for first in (0..size).step_by(256) {
+            let name = tile_name(first, size);
+            let n_bytes = (size - first).min(256) * 32;
+            let stray = chain.stray_leaf.filter(|seq| seq / 256 == first / 256);
+            if let Some(seq) = stray {
+                self.find(&name, format!("it holds another leaf at place {}", seq % 256));
+            } else if self.files.get(&name).map(|bytes| bytes.len() as u64) != Some(n_bytes) {
+                self.find(&name, "it is missing or not of the width that its name says");
+            }
+            expected.insert(name);
         }
-        let expected: BTreeSet<String> =
-            (0..size).step_by(256).map(|seq| tile_name(seq, size)).collect();
         for name in self.files.keys().filter(|name| name.starts_with("tile/")) {
             if !expected.contains(name) {
                 let why = format!("a tree of {size} entries has no such tile");

@@ -253,6 +253,24 @@ fn a11_no_change_of_cosignatures_improves_the_verdict() {
 }
 
 #[test]
+fn a_head_that_was_signed_wrongly_is_named() {
+    let log = Log::with(44, 3, 4);
+    let signed = log.sign_head(9, Hash::of(&[b"a flipped bit"])).encode();
+    let text = text_of(&log.bundle_with(signed, None), &Policy::default());
+    assert_eq!(text, "checkpoint: tree head proof does not lead to the root\n");
+}
+
+#[test]
+fn a_head_is_signed_by_the_epoch_that_wrote_its_last_entry() {
+    let mut log = Log::with(45, 3, 4);
+    let before = log.head.next_seq;
+    log.elect();
+    let late = log.checkpoint(before).encode();
+    let text = text_of(&log.bundle_with(late, None), &Policy::default());
+    assert_eq!(text, format!("checkpoint: signature of {}/0/1 is missing\n", log.deployment));
+}
+
+#[test]
 fn a_tile_that_holds_another_leaf_is_named() {
     let log = Log::with(42, 30, 10);
     let mut files = log.bundle();
@@ -260,6 +278,38 @@ fn a_tile_that_holds_another_leaf_is_named() {
     remanifest(&log, &mut files);
     let text = text_of(&files, &Policy::default());
     assert_eq!(text, "tile/0/000: it holds another leaf at place 40\n");
+}
+
+#[test]
+fn a_tile_more_or_less_is_named_even_when_the_manifest_fits() {
+    let log = Log::with(46, 30, 10);
+    let changed = |change: fn(&mut Files)| {
+        let mut files = log.bundle();
+        change(&mut files);
+        remanifest(&log, &mut files);
+        text_of(&files, &Policy::default())
+    };
+    let wrong = "it is missing or not of the width that its name says";
+    let missing = changed(|files| drop(files.remove("tile/0/001.p/45")));
+    assert_eq!(missing, format!("tile/0/001.p/45: {wrong}\n"));
+    let short = changed(|files| files.get_mut("tile/0/001.p/45").unwrap().truncate(44 * 32));
+    assert_eq!(short, format!("tile/0/001.p/45: {wrong}\n"));
+    let more = changed(|files| drop(files.insert("tile/1/000.p/1".to_owned(), vec![0; 32])));
+    assert_eq!(more, "tile/1/000.p/1: a tree of 301 entries has no such tile\n");
+}
+
+/// A tile may hold no more than the leaves of the chain, not even a part of one.
+#[test]
+fn bytes_after_the_last_leaf_of_a_tile_are_found() {
+    let log = Log::with(47, 3, 4);
+    for n_bytes in [1, 31, 32, 33] {
+        let mut files = log.bundle();
+        let tile = files.get_mut("tile/0/000.p/13").unwrap();
+        tile.resize(13 * 32 + n_bytes, 0);
+        remanifest(&log, &mut files);
+        let text = text_of(&files, &Policy::default());
+        assert!(text.starts_with("tile/0/000.p/13: "), "{n_bytes} bytes more: {text}");
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The walk over a chain: it goes on over rotated keys, and names the first place that is wrong.
 
-use ledger::{ChainVerifier, Finding, Place};
+use ledger::{ChainVerifier, EpochKey, Error, Finding, Place, SignedHead};
 use schemas::signature::KeyPair;
-use schemas::{Batch, Hash};
+use schemas::{Batch, Event, Hash, Head, Positions};
 
 use super::fixture::{Log, full};
 
@@ -181,6 +181,25 @@ fn a_chain_does_not_pass_for_another() {
         let finding = ChainVerifier::new(deployment, partition).batch(&record).unwrap_err();
         assert!(finding.why.contains("another deployment or partition"), "{finding}");
     }
+}
+
+/// Whoever owns the folder can make keys, and certify them with a root of his own.
+#[test]
+fn an_epoch_that_another_root_certifies_signs_nothing() {
+    let log = Log::new(14);
+    let mut forger = Log::new(15);
+    forger.deployment.clone_from(&log.deployment);
+    forger.head = Head::genesis(&log.deployment, 0);
+    let elected = forger.election();
+    let key = EpochKey::elected(&log.deployment, 0, &elected);
+    let entry = forger.entry(0, &Event::from(elected));
+    let batch = forger.sign(1, vec![entry], Positions::default());
+    let finding = ChainVerifier::new(&log.deployment, 0).batch(&batch.encode()).unwrap_err();
+    let why = "its election does not chain to the deployment's root";
+    assert_eq!(finding.to_string(), format!("journal: batch at immutable:log:0/0: {why}"));
+    forger.head.epoch = 1;
+    let head = forger.checkpoint(1).encode();
+    assert_eq!(SignedHead::open(&head, &key), Err(Error::Certificate(1)));
 }
 
 #[test]

@@ -88,6 +88,14 @@ impl Log {
 
     /// A new epoch by the same node.
     pub(crate) fn elect(&mut self) {
+        let elected = self.election();
+        self.epochs.push(EpochKey::elected(&self.deployment, self.partition, &elected));
+        let (epoch, entry) = (elected.epoch, self.entry(0, &Event::from(elected)));
+        self.commit(epoch, vec![entry]);
+    }
+
+    /// Takes the key of the next epoch and introduces it.
+    pub(crate) fn election(&mut self) -> OwnerElected {
         let epoch = self.head.epoch + 1;
         self.epoch = KeyPair::from_seed(&[self.seed.wrapping_add(epoch as u8 * 3 + 1); 32]);
         let key = self.epoch.public();
@@ -95,16 +103,8 @@ impl Log {
             EpochClaim { deployment: &self.deployment, partition: self.partition, epoch, key };
         let node_signature = certify_node(&self.root, &self.deployment, &self.node.public());
         let certificate = claim.certify(self.root.public(), &node_signature, &self.node);
-        let elected = OwnerElected {
-            epoch,
-            node: "node-a".to_owned(),
-            endpoint: "unix:run/api.sock".to_owned(),
-            epoch_key: key,
-            certificate,
-        };
-        self.epochs.push(EpochKey::elected(&self.deployment, self.partition, &elected));
-        let entry = self.entry(0, &Event::from(elected));
-        self.commit(epoch, vec![entry]);
+        let (node, endpoint) = ("node-a".to_owned(), "unix:run/api.sock".to_owned());
+        OwnerElected { epoch, node, endpoint, epoch_key: key, certificate }
     }
 
     /// A batch of `n` entries.
@@ -205,6 +205,11 @@ impl Log {
     /// The head at `size`, signed by the epoch that is in office.
     pub(crate) fn checkpoint(&self, size: u64) -> ledger::Note {
         let root = self.tree.root_at(size, &|id| self.tile(id)).unwrap();
+        self.sign_head(size, root)
+    }
+
+    /// Whatever head somebody wants, signed by the epoch that is in office.
+    pub(crate) fn sign_head(&self, size: u64, root: Hash) -> ledger::Note {
         let checkpoint = Checkpoint::new(&self.deployment, self.partition, size, root);
         checkpoint.sign(self.head.epoch, &self.epoch).unwrap()
     }

@@ -138,6 +138,11 @@ fn a11_no_change_of_signature_lines_improves_the_verdict() {
             assert!(SignedHead::open(&bad, key).is_err(), "byte {at}, bit {bit}");
         }
     }
+    // With a byte between the key id and the signature.
+    let mut line = Note::parse(&bytes).unwrap().lines()[0].clone();
+    line.signature.insert(0, 0);
+    let padded = format!("{}{}", &text[..split], line.encode());
+    assert_eq!(SignedHead::open(padded.as_bytes(), key), Err(Error::Signature(line.name)));
     // Stripped, and replaced by a line of a key nobody knows under the same name.
     assert!(SignedHead::open(&bytes[..split], key).is_err());
     let mut forged = Note::new(&text[..split - 1]).unwrap();

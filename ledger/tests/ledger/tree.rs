@@ -200,6 +200,15 @@ fn a_restored_tree_is_the_tree() {
 }
 
 #[test]
+fn a_tree_proves_before_its_tiles_are_stored() {
+    let leaves = leaves(700);
+    let mut tree = Tree::new();
+    leaves.iter().for_each(|leaf| tree.push(*leaf));
+    let path = proof::inclusion(&tree, 300, 700, &|_| None).unwrap();
+    proof::verify_inclusion(&leaves[300], 300, 700, &path, &tree.root()).unwrap();
+}
+
+#[test]
 fn a_tree_without_its_tile_says_which() {
     let (tree, mut tiles) = stored(&leaves(600));
     let gone = TileId { level: 0, index: 1 };
