@@ -110,13 +110,17 @@ fn the_third_spent_budget_of_a_trigger_makes_it_detect_only_until_a_person_decid
     for service in ["a", "b", "c"] {
         spend(&mut world, service);
     }
-    let why = expect!["level 4 budget_ceiling: budget spent: 1 of 1 attempts for c in 10 min; the next one is possible at 2026-03-02T10:10:04Z, or raise it with `healwright watch --budget` or `attempts_max` of the configuration; this is escalation 3 of restart_service within 7 days, so it only detects from now on, until the profile is changed"];
+    let why = expect![
+        "level 4 budget_ceiling: budget spent: 1 of 1 attempts for c in 10 min; the next one is possible at 2026-03-02T10:10:04Z, or raise it with `healwright watch --budget` or `attempts_max` of the configuration; this is escalation 3 of restart_service within 7 days, so it only detects from now on, until the profile is changed"
+    ];
     why.assert_eq(&world.last(Kind::HealEscalated));
     let open = escalation::corrective(&world.bench.view("escalation"), "restart_service");
     assert_eq!(open.unwrap().recurrence_count, 3);
     world.service("d");
     world.hang("d");
-    let why = expect!["not_fired: detect_only: restart_service was escalated 3 times within 7 days and only detects since 2026-03-02T10:00:06Z; remove the cause and change the profile"];
+    let why = expect![
+        "not_fired: detect_only: restart_service was escalated 3 times within 7 days and only detects since 2026-03-02T10:00:06Z; remove the cause and change the profile"
+    ];
     why.assert_eq(&world.verdict());
     // Changing the profile is a person's decision, and what waited for one is looked at again.
     world.activate("profile", &Profile { attempts_max: 2, debounce_ms: 0, ..Profile::local() });

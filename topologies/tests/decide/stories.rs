@@ -15,6 +15,7 @@ fn a_hung_process_is_restarted_and_proven_well() {
     world.bench.at(1_000);
     world.heal("api");
     expect![[r#"
+        seconds   event                  key          what
             0.000 mode.changed           deployment   frozen → normal epoch 1: profile local activated
             0.000 kpi.trust.update       rollback_release rollback_release 0.500 → 0.800: vouched_by_operator
             0.000 kpi.trust.update       rebuild_environment rebuild_environment 0.500 → 0.800: vouched_by_operator
@@ -56,6 +57,7 @@ fn the_same_fault_keeps_coming_until_the_budget_is_spent_and_the_playbook_latche
         }
     }
     expect![[r#"
+        seconds   event                  key          what
             0.000 mode.changed           deployment   frozen → normal epoch 1: profile local activated
             0.000 slo.anomaly.detected   api          heartbeat unknown → green info: 3 against 3 in 1 s (probe)
             8.000 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 1 s (probe)
@@ -107,6 +109,7 @@ fn a_freeze_during_a_repair_stops_everything_that_has_not_begun() {
     world.bench.at(20_000);
     world.unfreeze();
     expect![[r#"
+        seconds   event                  key          what
             0.000 mode.changed           deployment   frozen → normal epoch 1: profile local activated
             0.000 kpi.trust.update       rollback_release rollback_release 0.500 → 0.800: vouched_by_operator
             0.000 kpi.trust.update       rebuild_environment rebuild_environment 0.500 → 0.800: vouched_by_operator
@@ -159,6 +162,7 @@ fn what_needs_review_waits_for_a_person_and_runs_once_approved() {
     world.answer(RunnerStatus::Success, "restarted");
     world.recover("api");
     expect![[r#"
+        seconds   event                  key          what
             0.000 mode.changed           deployment   frozen → normal epoch 1: profile local activated
             0.000 kpi.trust.update       rollback_release rollback_release 0.500 → 0.800: vouched_by_operator
             0.000 kpi.trust.update       rebuild_environment rebuild_environment 0.500 → 0.800: vouched_by_operator

@@ -147,7 +147,9 @@ fn the_budget_slides_and_its_refusal_says_when_and_how() {
     }
     world.bench.at(180_000);
     world.hang("api");
-    let why = expect!["over_budget: budget spent: 3 of 3 attempts for api in 10 min; the next one is possible at 2026-03-02T10:10:00Z, or raise it with `healwright watch --budget` or `attempts_max` of the configuration"];
+    let why = expect![
+        "over_budget: budget spent: 3 of 3 attempts for api in 10 min; the next one is possible at 2026-03-02T10:10:00Z, or raise it with `healwright watch --budget` or `attempts_max` of the configuration"
+    ];
     why.assert_eq(&world.verdict());
     world.bench.at(600_000 - 250);
     world.suspect("api", Pattern::CodeBugs, 0.8);
@@ -164,7 +166,9 @@ fn a_service_s_own_budget_goes_before_the_profile_s() {
     world.configured(Service { name: "api".to_owned(), ..own.clone() });
     world.heal("api");
     world.hang("api");
-    let why = expect!["over_budget: budget spent: 1 of 1 attempts for api in 5 s; the next one is possible at 2026-03-02T10:00:05Z, or raise it with `healwright watch --budget` or `attempts_max` of the configuration"];
+    let why = expect![
+        "over_budget: budget spent: 1 of 1 attempts for api in 5 s; the next one is possible at 2026-03-02T10:00:05Z, or raise it with `healwright watch --budget` or `attempts_max` of the configuration"
+    ];
     why.assert_eq(&world.verdict());
     // A person raises it, and what was refused is looked at again.
     let host = crate::world::HOST.to_owned();
@@ -305,7 +309,9 @@ fn detect_only_never_repairs() {
     let mut world = World::under(profile);
     world.service("api");
     world.hang("api");
-    let why = expect!["not_fired: detect_only: under profile local the trigger restart_service only detects; set `triggers_repair = true` under `numbers` of the configuration once it is proven"];
+    let why = expect![
+        "not_fired: detect_only: under profile local the trigger restart_service only detects; set `triggers_repair = true` under `numbers` of the configuration once it is proven"
+    ];
     why.assert_eq(&world.verdict());
     assert_eq!((world.count(Kind::RunnerRequest), world.count(Kind::HealEscalated)), (0, 1));
     assert_eq!(world.count(Kind::RemediationProposed), 0);

@@ -35,7 +35,9 @@ fn new_component_cannot_act() {
     world.hang("api");
     assert_eq!(of(&mut world, "restart_service"), 0.5);
     assert_eq!(world.count(Kind::RunnerRequest), 0);
-    let why = expect!["level 4 repair_exhausted: L1 came to abstain: rule: trust 0.50 in restart_service asks for review, which is no acceptance; a changed profile vouches for it anew; llm: no language model takes part"];
+    let why = expect![
+        "level 4 repair_exhausted: L1 came to abstain: rule: trust 0.50 in restart_service asks for review, which is no acceptance; a changed profile vouches for it anew; llm: no language model takes part"
+    ];
     why.assert_eq(&world.last(Kind::HealEscalated));
 }
 
