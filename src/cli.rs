@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Heals services by itself, and proves afterwards what it did, why, and that it was allowed to.
 #[derive(Debug, Parser)]
-#[command(name = "healwright", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "healwright", version, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 1 the answer is no, 2 usage or error.")]
 pub struct Cli {
     /// Options of every command.

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::cli::{self, Form};
 use crate::out::{Colour, Out};
 use crate::up;
-use stage::Stage;
+use stage::{Place, Stage};
 use story::Story;
 
 /// Requests per second.
@@ -62,16 +62,22 @@ pub fn run(out: Out, args: &cli::Demo) -> anyhow::Result<bool> {
     let metrics = up::metrics()?;
     up::runtime()?.block_on(async {
         let story = Story::new(out, args.fast);
-        let mut stage = Stage::set(args, metrics, story).await?;
+        let place = Place::new(args)?;
+        let mut stage = None;
         let told = tokio::select! {
-            told = tell(&mut stage, args) => told,
+            told = async {
+                let stage = stage.insert(Stage::set(&place, args, metrics, story).await?);
+                tell(stage, args).await
+            } => told,
             stopped = up::wait_for_stop() => {
-                stopped?;
                 story.remark("stopped; taking everything down");
-                Err(anyhow::anyhow!("stopped before the end"))
+                stopped.and_then(|()| Err(anyhow::anyhow!("stopped before the end")))
             }
         };
-        stage.strike().await;
+        if let Some(stage) = stage {
+            stage.strike().await;
+        }
+        place.clear(story).await;
         let told = told?;
         if out.form == Form::Json {
             out.json(&told);
@@ -143,14 +149,18 @@ pub async fn measure(
     metrics: metrics_exporter_prometheus::PrometheusHandle,
     quiet: Out,
 ) -> anyhow::Result<[Healed; 2]> {
-    let mut stage = Stage::set(args, metrics, Story::silent(quiet)).await?;
+    let story = Story::silent(quiet);
+    let place = Place::new(args)?;
     let measured = async {
+        let mut stage = Stage::set(&place, args, metrics, story).await?;
         stage.wait_until_ready(Duration::from_secs(30)).await?;
         let release = faults::bad_release(&mut stage).await?;
-        Ok::<_, anyhow::Error>([release, faults::hung_process(&mut stage).await?])
+        let hung = faults::hung_process(&mut stage).await?;
+        stage.strike().await;
+        Ok::<_, anyhow::Error>([release, hung])
     }
     .await;
-    stage.strike().await;
+    place.clear(story).await;
     measured
 }
 

@@ -80,7 +80,7 @@ pub fn listen(
             };
             tokio::spawn(async move {
                 if let Err(error) = conversation::hold(stream, office).await {
-                    tracing::warn!(error = format!("{error:#}"), "a runner's conversation ended");
+                    tracing::debug!(error = format!("{error:#}"), "a runner's conversation ended");
                 }
             });
         }

@@ -120,10 +120,14 @@ fn head_record(session: &Session) -> Finding {
     let deployment = std::fs::read_to_string(session.layout().deployment()).unwrap_or_default();
     let path = crate::node::head_record_default(deployment.trim());
     let outside = !path.starts_with(session.data());
+    let what = match deployment.trim() {
+        "" => format!("is made on first start in {}", path.with_file_name("").display()),
+        _ => path.display().to_string(),
+    };
     Finding {
         name: "head record",
         ok: outside,
-        what: path.display().to_string(),
+        what,
         without: "it lies inside the data directory, so a restored backup would go unnoticed",
     }
 }

@@ -6,7 +6,10 @@
 //! | `keys/node.key` | certify epoch keys, sign exports | this node cannot take office again |
 //! | `keys/operator.key` | approve, release, freeze, unfreeze | nobody can approve until a signer is registered |
 //!
-//! Each file holds 64 hex digits of an Ed25519 seed, mode 0600. Secrets are never logged and
+//! `keys/node.certificate` holds what the root said about the node key, so that the root key can
+//! be taken elsewhere after the first start.
+//!
+//! Each key file holds 64 hex digits of an Ed25519 seed, mode 0600. Secrets are never logged and
 //! never leave their file except into memory. Epoch keys are never written at all: each start is
 //! a new epoch.
 
@@ -21,6 +24,8 @@ use schemas::signature::{
     Certificate, EpochClaim, KeyPair, PublicKey, certify_node, deployment_id,
 };
 
+/// Public root key and the root's certificate of the node key, one line each; no secret.
+const CERTIFICATE: &str = "node.certificate";
 /// Names of deployments until an operator chooses one.
 const DEFAULT_NAME: &str = "local";
 
@@ -71,9 +76,41 @@ impl KeyDir {
         fs::create_dir_all(&self.0).with_context(|| format!("creating {}", self.0.display()))?;
         fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))
             .with_context(|| format!("restricting {}", self.0.display()))?;
+        if let Some(certified) = self.certified()? {
+            return Ok(certified);
+        }
         let root = self.key("root", true)?;
         let node = self.key("node", true)?;
-        Ok(Identity::new(DEFAULT_NAME, &host_name(), &root, node))
+        let identity = Identity::new(DEFAULT_NAME, &host_name(), &root, node);
+        let path = self.0.join(CERTIFICATE);
+        fs::write(&path, format!("{}\n{}\n", identity.root, identity.node_certificate))
+            .with_context(|| format!("writing {}", path.display()))?;
+        Ok(identity)
+    }
+
+    /// The identity without the root key, from the certificate that a former start kept. `None`
+    /// where the root key is there, or nothing is there yet.
+    fn certified(&self) -> anyhow::Result<Option<Identity>> {
+        let there = |name: &str| self.0.join(name).exists();
+        if there("root.key") || !there("node.key") {
+            return Ok(None);
+        }
+        let path = self.0.join(CERTIFICATE);
+        let text = fs::read_to_string(&path).with_context(|| {
+            format!("root.key is gone and nothing certifies node.key: reading {}", path.display())
+        })?;
+        let mut lines = text.lines();
+        let root = lines.next().and_then(unhex::<32>).map(PublicKey);
+        let (Some(root), Some(certificate)) = (root, lines.next()) else {
+            bail!("{} is no certificate; put root.key back", path.display());
+        };
+        Ok(Some(Identity {
+            deployment: deployment_id(DEFAULT_NAME, &root),
+            node_name: host_name(),
+            root,
+            node: self.key("node", false)?,
+            node_certificate: certificate.to_owned(),
+        }))
     }
 
     /// The operator's key; creates it on first use.
@@ -90,16 +127,6 @@ impl KeyDir {
     /// No such file, with the command that creates one, or a malformed file.
     pub fn existing_operator(&self) -> anyhow::Result<KeyPair> {
         self.key("operator", false)
-    }
-
-    /// The node's key, where it exists.
-    ///
-    /// # Errors
-    /// No such file, or a malformed one.
-    pub fn existing_node(&self) -> anyhow::Result<Identity> {
-        let root = self.key("root", false)?;
-        let node = self.key("node", false)?;
-        Ok(Identity::new(DEFAULT_NAME, &host_name(), &root, node))
     }
 
     fn key(&self, name: &str, create: bool) -> anyhow::Result<KeyPair> {
@@ -150,4 +177,25 @@ fn create_key(path: &Path) -> anyhow::Result<KeyPair> {
 /// The host's name, as the runner and the node are called.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_str().unwrap_or("local").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_root_key_can_be_taken_elsewhere_after_the_first_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = KeyDir::of(dir.path());
+        let first = keys.identity().unwrap();
+        fs::remove_file(dir.path().join("keys/root.key")).unwrap();
+        let second = keys.identity().unwrap();
+        assert_eq!(second.deployment, first.deployment);
+        assert_eq!(second.node_certificate, first.node_certificate);
+        assert!(!dir.path().join("keys/root.key").exists(), "no other root is made");
+        fs::remove_file(dir.path().join("keys/node.certificate")).unwrap();
+        let error = format!("{:#}", keys.identity().unwrap_err());
+        assert!(error.contains("root.key is gone"), "{error}");
+    }
 }

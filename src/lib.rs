@@ -51,10 +51,12 @@ pub fn run() -> ExitCode {
 
 /// Usage errors exit with 2 and help with 0; with `-o json` they are JSON too.
 fn usage(error: &clap::Error) -> ExitCode {
-    let json = std::env::args()
-        .collect::<Vec<_>>()
-        .windows(2)
-        .any(|it| matches!(it[0].as_str(), "-o" | "--output") && it[1] == "json");
+    let words: Vec<String> = std::env::args_os()
+        .map(|it| it.to_string_lossy().into_owned())
+        .collect();
+    let apart = |it: &[String]| matches!(it[0].as_str(), "-o" | "--output") && it[1] == "json";
+    let joined = |it: &String| matches!(it.as_str(), "-ojson" | "-o=json" | "--output=json");
+    let json = words.windows(2).any(apart) || words.iter().any(joined);
     if error.use_stderr() && json {
         let out = Out { form: Form::Json, quiet: false };
         out.error("usage", error.to_string().trim());

@@ -10,6 +10,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use runner::agent;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use topologies::config::Service;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli;
@@ -75,11 +76,20 @@ fn node_config(session: &Session, config: &Config, args: &cli::Up) -> anyhow::Re
         token,
         hosts: config.http.hosts.clone(),
         profile: config.profile()?,
-        services: config.service.clone(),
+        services: config.service.iter().map(here).collect(),
         head_record: config.head_record.clone(),
         escalation: config.escalation.clone(),
         runner: !args.no_runner,
     })
+}
+
+/// A service that names no host runs on this one.
+fn here(service: &Service) -> Service {
+    let mut service = service.clone();
+    if service.host.is_empty() {
+        service.host = crate::keys::host_name();
+    }
+    service
 }
 
 fn read_token(path: &Path) -> anyhow::Result<String> {

@@ -9,11 +9,11 @@ use crate::out::Out;
 use crate::{up, words};
 
 pub(super) fn run(runs: u32, out: Out) -> anyhow::Result<Measured> {
-    let args = cli::Demo { fast: true, keep: None, seed: 1 };
     let metrics = up::metrics()?;
     let (mut releases, mut hung) = (Vec::new(), Vec::new());
     up::runtime()?.block_on(async {
         for run in 1..=runs {
+            let args = cli::Demo { fast: true, keep: None, seed: u64::from(run) };
             let [release, process] = demo::measure(&args, metrics.clone(), out).await?;
             out.remark(&format!(
                 "{run}/{runs}: bad release {}, hung process {}",

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -48,8 +49,6 @@ pub(super) struct Stage {
     pub(super) has_sandbox: bool,
     node: Option<Node>,
     load: Option<Load>,
-    dir: PathBuf,
-    keep: bool,
     log: Arc<dyn Log>,
     moved: watch::Receiver<Moved>,
     seq: u64,
@@ -70,26 +69,27 @@ impl Stage {
     /// Sets the stage: artifacts are signed into the store, the node is started with both
     /// services, users begin to send.
     pub(super) async fn set(
+        place: &Place,
         args: &cli::Demo,
         metrics: PrometheusHandle,
         story: Story,
     ) -> anyhow::Result<Self> {
-        let (dir, keep) = directory(args)?;
+        let dir = place.dir.as_path();
         let data = dir.join("data");
         std::fs::create_dir_all(&data).with_context(|| format!("creating {}", data.display()))?;
         let operator = KeyDir::of(&data);
         operator.identity()?;
         let operator = operator.operator()?;
         let store = Store::open(&Layout(data.clone()).runner().join("store"))?;
-        let good = import_release(&dir, &store, &operator, "1.0.0", "good")?;
-        let bad = import_release(&dir, &store, &operator, "1.1.0", "broken")?;
+        let good = import_release(dir, &store, &operator, "1.0.0", "good")?;
+        let bad = import_release(dir, &store, &operator, "1.1.0", "broken")?;
         let has_worker = works("python3", &["-I", "-c", "import venv"]);
         let has_sandbox = works("bwrap", &["--unshare-all", "--ro-bind", "/", "/", "true"]);
         let attempts = if args.fast { 2 } else { 3 };
         let front = free_port()?;
         let mut services = vec![shop(front, good, attempts)?];
         if has_worker {
-            services.push(worker(&dir, &store, &operator)?);
+            services.push(worker(dir, &store, &operator)?);
         }
         let config = NodeConfig {
             data: data.clone(),
@@ -117,8 +117,6 @@ impl Stage {
             has_sandbox,
             node,
             load,
-            dir,
-            keep,
             log,
             moved,
             seq: 0,
@@ -230,26 +228,47 @@ impl Stage {
         home.join("venv_current")
     }
 
-    /// Sends the users home, stops the node, ends every process that runs from the directory,
-    /// and removes it unless it is to be kept.
-    pub(super) async fn strike(&mut self) {
+    /// Sends the users home and stops the node.
+    pub(super) async fn strike(mut self) {
         drop(self.load.take());
         if let Some(node) = self.node.take() {
             node.stop().await;
         }
+    }
+}
+
+/// Where everything lies.
+pub(super) struct Place {
+    dir: PathBuf,
+    keep: bool,
+}
+
+impl Place {
+    /// The directory to keep, or one that goes away.
+    pub(super) fn new(args: &cli::Demo) -> anyhow::Result<Self> {
+        let (dir, keep) = directory(args)?;
+        Ok(Place { dir, keep })
+    }
+
+    /// Ends every process that runs from the directory, and removes it unless it is to be kept.
+    pub(super) async fn clear(&self, story: Story) {
         end_all(&self.dir).await;
         if !self.keep
             && let Err(error) = std::fs::remove_dir_all(&self.dir)
+            && error.kind() != std::io::ErrorKind::NotFound
         {
-            self.story.remark(&format!("{} is left: {error}", self.dir.display()));
+            story.remark(&format!("{} is left: {error}", self.dir.display()));
         }
     }
 }
 
 fn directory(args: &cli::Demo) -> anyhow::Result<(PathBuf, bool)> {
     let Some(dir) = &args.keep else {
-        let dir = std::env::temp_dir().join(format!("healwright-demo-{}", std::process::id()));
-        return Ok((dir, false));
+        // A bench sets one stage after another, and readers may hold the last one's log a while.
+        static N_STAGES: AtomicU32 = AtomicU32::new(0);
+        let n = N_STAGES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("healwright-demo-{}-{n}", std::process::id());
+        return Ok((std::env::temp_dir().join(name), false));
     };
     if dir.join("data").exists() {
         bail!("{} holds a demo already; name another directory", dir.display());

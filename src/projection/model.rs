@@ -1,6 +1,6 @@
 //! The model: one struct, folded entry by entry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use schemas::event::{
     ApprovalGiven, DeployPhase, DeployState, GovernanceDecision, Health, IncidentChanged,
@@ -12,6 +12,8 @@ use topologies::profile::Profile;
 
 use crate::words;
 
+/// Anomalies kept to show what an incident was opened for.
+const ANOMALIES_KEPT: usize = 64;
 /// Resolved incidents kept with their lines; older ones stand in the journal.
 const INCIDENTS_MAX: usize = 10_000;
 
@@ -43,6 +45,8 @@ pub struct Model {
     /// Trust by component.
     pub trust: BTreeMap<String, f64>,
     order: Vec<String>,
+    /// The latest anomalies: what an incident that opens was opened for.
+    anomalies: VecDeque<Line>,
     requests: BTreeMap<Uuid, Option<String>>,
 }
 
@@ -241,6 +245,12 @@ impl Model {
 
     fn fold_incident(&mut self, envelope: &Envelope, event: &Event, line: &Line) {
         let mut of = envelope.correlation.clone();
+        if matches!(event, Event::SloAnomalyDetected(_)) {
+            self.anomalies.push_back(line.clone());
+            if self.anomalies.len() > ANOMALIES_KEPT {
+                self.anomalies.pop_front();
+            }
+        }
         if let Event::RunnerRequest(it) = event {
             self.requests.insert(it.id, of.clone());
         } else if let Event::RunnerResult(it) = event {
@@ -252,7 +262,12 @@ impl Model {
                 let view = IncidentView {
                     incident: it.clone(),
                     opened: envelope.seq,
-                    lines: Vec::new(),
+                    lines: self
+                        .anomalies
+                        .iter()
+                        .filter(|it| Some(it.seq) == line.from)
+                        .cloned()
+                        .collect(),
                     escalated: false,
                 };
                 self.incidents.insert(it.incident_id.clone(), view);
