@@ -28,13 +28,12 @@ pub(super) fn look(view: &mut View<'_>, entry: &Folded<'_>, run: &Run) -> Vec<Ou
         proposals::case(view, run.proposal_id).map_or_else(String::new, |it| it.proposal.playbook);
     if is_well(view, run) {
         let passes = profile.validation_passes;
-        let why =
-            format!("{what}: {} is well, {passes} probes passed {took} after it", run.service);
+        let why = format!("{} is well: {passes} probes passed, {took} after {what}", run.service);
         return vec![end(view, entry, run, L3Outcome::Promoted, why)];
     }
     let wait = Ns::from_ms(profile.validation_after_ms + profile.validation_timeout_ms);
     if now.since(run.answered_at) >= wait {
-        let why = format!("{} is not well {took} after {what}", run.service);
+        let why = format!("{} is not well, {took} after {what}", run.service);
         return vec![end(view, entry, run, L3Outcome::Rejected, why)];
     }
     view.wake(&run_key(run.proposal_id), now + Ns::from_ms(profile.probe_period_ms));

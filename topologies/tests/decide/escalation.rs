@@ -44,7 +44,7 @@ fn a_spent_budget_goes_to_people_once_with_what_was_tried() {
             level: 4,
             reason: BudgetCeiling,
             tried: [
-                "restart_service: restart_service: api is well, 3 probes passed 2 s after it",
+                "restart_service: api is well: 3 probes passed, 2 s after restart_service",
             ],
             roles: [
                 "all approver roles",

@@ -52,7 +52,7 @@ fn the_runner_s_word_alone_heals_nothing() {
     world.bench.advance(9_000);
     assert_eq!(world.count(Kind::L3ExecutionResult), 0);
     world.bench.advance(2_000);
-    let outcome = expect![[r#"rejected: api is not well 10 s after restart_service"#]];
+    let outcome = expect!["rejected: api is not well, 10 s after restart_service"];
     outcome.assert_eq(&world.last(Kind::L3ExecutionResult));
     assert_eq!(world.open(), 0);
 }
@@ -177,7 +177,7 @@ fn an_environment_is_tried_in_the_sandbox_before_it_is_rebuilt() {
     world.answer(RunnerStatus::Success, "flipped");
     world.recover("worker");
     let outcome =
-        expect![[r#"promoted: rebuild_environment: worker is well, 3 probes passed 2 s after it"#]];
+        expect!["promoted: worker is well: 3 probes passed, 2 s after rebuild_environment"];
     outcome.assert_eq(&world.last(Kind::L3ExecutionResult));
 }
 

@@ -35,8 +35,8 @@ fn a_hung_process_is_restarted_and_proven_well() {
             1.000 runner.request         box          restart:api
             1.000 runner.result          box          success: restarted
             1.000 slo.anomaly.detected   api          heartbeat red → green info: 3 against 3 in 1 s (probe)
-            3.000 l3.execution.result    p1           promoted: restart_service: api is well, 3 probes passed 2 s after it
-            3.000 kpi.trust.update       restart_service restart_service 0.800 → 0.820: restart_service: api is well, 3 probes passed 2 s after it
+            3.000 l3.execution.result    p1           promoted: api is well: 3 probes passed, 2 s after restart_service
+            3.000 kpi.trust.update       restart_service restart_service 0.800 → 0.820: api is well: 3 probes passed, 2 s after restart_service
     "#]].assert_eq(&world.story());
 }
 
@@ -68,7 +68,7 @@ fn the_same_fault_keeps_coming_until_the_budget_is_spent_and_the_playbook_latche
             8.000 runner.request         box          restart:api
             8.500 runner.result          box          success: killed the process group, started anew
             8.500 slo.anomaly.detected   api          heartbeat red → green info: 3 against 3 in 1 s (probe)
-           10.500 l3.execution.result    p1           promoted: restart_service: api is well, 3 probes passed 2 s after it
+           10.500 l3.execution.result    p1           promoted: api is well: 3 probes passed, 2 s after restart_service
            16.000 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 1 s (probe)
            16.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
            16.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 2 of 3 in 10 min; open are 0 of 2 of this type and 0 of 8 in all
@@ -77,7 +77,7 @@ fn the_same_fault_keeps_coming_until_the_budget_is_spent_and_the_playbook_latche
            16.000 runner.request         box          restart:api
            16.500 runner.result          box          success: killed the process group, started anew
            16.500 slo.anomaly.detected   api          heartbeat red → green info: 3 against 3 in 1 s (probe)
-           18.500 l3.execution.result    p2           promoted: restart_service: api is well, 3 probes passed 2 s after it
+           18.500 l3.execution.result    p2           promoted: api is well: 3 probes passed, 2 s after restart_service
            24.000 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 1 s (probe)
            24.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
            24.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 3 of 3 in 10 min; open are 0 of 2 of this type and 0 of 8 in all
@@ -86,7 +86,7 @@ fn the_same_fault_keeps_coming_until_the_budget_is_spent_and_the_playbook_latche
            24.000 runner.request         box          restart:api
            24.500 runner.result          box          success: killed the process group, started anew
            24.500 slo.anomaly.detected   api          heartbeat red → green info: 3 against 3 in 1 s (probe)
-           26.500 l3.execution.result    p3           promoted: restart_service: api is well, 3 probes passed 2 s after it
+           26.500 l3.execution.result    p3           promoted: api is well: 3 probes passed, 2 s after restart_service
            32.000 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 1 s (probe)
            32.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
            32.000 heal.trigger.evaluated restart_service restart_service over_budget (0 of 2 open): budget spent: 3 of 3 attempts for api in 10 min; the next one is possible at 2026-03-02T10:10:08Z, or raise it with `healwright watch --budget` or `attempts_max` of the configuration; and latched: 3 repairs of api by restart_service had no lasting effect; a changed configuration of api lifts it
@@ -185,7 +185,7 @@ fn what_needs_review_waits_for_a_person_and_runs_once_approved() {
            60.000 runner.request         box          restart:api
            60.000 runner.result          box          success: restarted
            60.000 slo.anomaly.detected   api          heartbeat red → green info: 3 against 3 in 1 s (probe)
-           62.000 l3.execution.result    p1           promoted: restart_service: api is well, 3 probes passed 2 s after it
-           62.000 kpi.trust.update       restart_service restart_service 0.800 → 0.820: restart_service: api is well, 3 probes passed 2 s after it
+           62.000 l3.execution.result    p1           promoted: api is well: 3 probes passed, 2 s after restart_service
+           62.000 kpi.trust.update       restart_service restart_service 0.800 → 0.820: api is well: 3 probes passed, 2 s after restart_service
     "#]].assert_eq(&world.story());
 }
