@@ -194,9 +194,22 @@ pub fn verify(session: &Session, out: Out, args: &Verify) -> anyhow::Result<bool
     Ok(report.holds())
 }
 
+/// The names that tell a bundle: told by these alone, so a damaged bundle is still one, and a
+/// folder that is none is not read through.
 fn names_below(dir: &Path) -> anyhow::Result<Vec<String>> {
-    // Told by names alone, so a damaged bundle is still a bundle.
-    Ok(read_files(dir)?.into_keys().collect())
+    let mut names = Vec::new();
+    for (folder, prefix) in [(dir.to_owned(), ""), (dir.join("journal"), "journal/")] {
+        if !folder.is_dir() {
+            continue;
+        }
+        let listed =
+            fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
+        for entry in listed {
+            let entry = entry.with_context(|| format!("reading {}", folder.display()))?;
+            names.push(format!("{prefix}{}", entry.file_name().to_string_lossy()));
+        }
+    }
+    Ok(names)
 }
 
 fn show(out: Out, report: &Report) {
