@@ -56,11 +56,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// Sends `per_second` requests a second to `addr`, on a thread of its own.
+    /// Sends `per_second` requests a second to `addr`, on a thread of its own. `first` is the
+    /// number of the first request: which request comes when follows from it.
     ///
     /// # Errors
     /// The thread or its runtime cannot be started.
-    pub fn start(addr: SocketAddr, per_second: u32) -> anyhow::Result<Self> {
+    pub fn start(addr: SocketAddr, per_second: u32, first: u64) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -70,7 +71,7 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = {
             let (counts, stop) = (Arc::clone(&counts), Arc::clone(&stop));
-            let users = move || runtime.block_on(send_all(addr, per_second, counts, stop));
+            let users = move || runtime.block_on(send_all(addr, per_second, first, counts, stop));
             thread::Builder::new().name("users".to_owned()).spawn(users)
         };
         let thread = Some(thread.context("starting the users")?);
@@ -107,6 +108,7 @@ impl Drop for Load {
 async fn send_all(
     addr: SocketAddr,
     per_second: u32,
+    first: u64,
     counts: Arc<Mutex<Counts>>,
     stop: Arc<AtomicBool>,
 ) {
@@ -114,7 +116,7 @@ async fn send_all(
         Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build_http();
     let under_way = Arc::new(Semaphore::new(N_UNDER_WAY_MAX));
     let mut due = tokio::time::interval(Duration::from_secs(1) / per_second.max(1));
-    for n in 0.. {
+    for n in first.. {
         due.tick().await;
         if stop.load(Ordering::Relaxed) {
             break;
@@ -209,7 +211,7 @@ mod tests {
         let listener = runtime.block_on(listener).unwrap();
         let addr = listener.local_addr().unwrap();
         runtime.spawn(serve_on(listener, release, pending()));
-        let load = Load::start(addr, 500).unwrap();
+        let load = Load::start(addr, 500, 0).unwrap();
         while load.seen().sent < n {
             thread::yield_now();
         }
@@ -240,7 +242,7 @@ mod tests {
     #[test]
     fn a_service_that_is_not_there_fails_all() {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let load = Load::start(nobody, 500).unwrap();
+        let load = Load::start(nobody, 500, 0).unwrap();
         while load.seen().sent < 20 {
             thread::yield_now();
         }

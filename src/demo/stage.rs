@@ -104,7 +104,7 @@ impl Stage {
         };
         let node = Node::start(config, metrics).await?;
         let (log, moved) = (node.engine.log(), node.engine.follow());
-        let load = Some(Load::start(front, RATE)?);
+        let load = Some(Load::start(front, RATE, args.seed.wrapping_mul(7919) % 1_000_000)?);
         let bad_digest = bad.digest;
         let node = Some(node);
         Ok(Stage {
