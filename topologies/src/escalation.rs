@@ -121,7 +121,8 @@ fn due(view: &mut View<'_>, entry: &Folded<'_>, key: &str) -> Vec<Output> {
     }
     let service = case.service.clone();
     let explanation = format!(
-        "{service} has not recovered within the {} of class {}; `healwright incident show {incident}`",
+        "{service} has not recovered within the {} of class {}; \
+         `healwright incident show {incident}`",
         said::span(timeout),
         case.failure_class
     );

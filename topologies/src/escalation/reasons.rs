@@ -146,7 +146,8 @@ fn governed<'a>(view: &View<'_>, decision: &GovernanceDecision) -> Option<Reache
         }
         Decision::NeedsReview => {
             let why = format!(
-                "a person decides, because {}; `healwright approve {id}` or `healwright reject {id}`",
+                "a person decides, because {}; `healwright approve {id}` or \
+                 `healwright reject {id}`",
                 decision.reasons.join("; ")
             );
             of_proposal(view, id, &format!("review/{id}"), why)
