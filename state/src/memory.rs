@@ -71,6 +71,15 @@ impl MemoryLog {
         lock(&self.faults).extend(faults);
     }
 
+    /// Takes what the crash of an embedded log's process takes: `inbox` and `inbox.control`,
+    /// which go on from where the chain has taken them.
+    pub fn lose_inbox(&self) {
+        let mut chain = lock(&self.chain);
+        let positions = chain.head.positions;
+        *chain.stream(Stream::Inbox) = Queue::starting_at(positions.inbox);
+        *chain.stream(Stream::Control) = Queue::starting_at(positions.control);
+    }
+
     /// What is in quarantine: records and reasons, by hash.
     pub fn quarantined(&self) -> BTreeMap<Hash, (Vec<u8>, String)> {
         lock(&self.chain).quarantine.clone()

@@ -77,8 +77,13 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 /// Bytes between two flips of one file; `HEALWRIGHT_FULL=1` flips every byte that is read.
 fn step(name: &str, bytes: usize) -> usize {
-    let full = std::env::var_os("HEALWRIGHT_FULL").is_some() && !informs_only(name);
-    if full { 1 } else { (bytes / 12).max(1) }
+    let full = std::env::var_os("HEALWRIGHT_FULL").is_some();
+    match (informs_only(name), full) {
+        (true, _) => (bytes / 2).max(1),
+        (false, true) => 1,
+        (false, false) => (bytes / 7).max(1),
+    }
+}
 }
 
 /// RocksDB reads none of these back: they inform people and other tools.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use schemas::{Head, link};
+use schemas::{Head, Positions, Stream, link};
 use state::memory::{Fault, MemoryLog};
 use state::{Append, Changes, Log, LogError, Store};
 
@@ -101,6 +101,20 @@ fn a_handle_beside_shares_the_chain_and_not_the_store() {
     assert_eq!(beside.head().unwrap(), log.head().unwrap());
     assert_eq!(beside.position().unwrap(), 0);
     assert_eq!(beside.get(b"key").unwrap(), None);
+}
+
+#[test]
+fn a_crash_of_an_embedded_process_takes_the_inbox_and_leaves_telemetry() {
+    let (log, author, head) = elected();
+    for stream in [Stream::Inbox, Stream::Control, Stream::Telemetry] {
+        log.send(stream, &[vec![0], vec![1], vec![2]]).unwrap();
+    }
+    let positions = Positions { inbox: 1, control: 2, telemetry: 0 };
+    log.append(&head, &author.taking(&head, positions), &put(1)).unwrap();
+    log.lose_inbox();
+    let next = |stream| log.send(stream, &[vec![9]]).unwrap().start;
+    let found = [Stream::Inbox, Stream::Control, Stream::Telemetry].map(next);
+    assert_eq!(found, [1, 2, 3]);
 }
 
 #[test]
