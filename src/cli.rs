@@ -365,6 +365,14 @@ pub enum Repair {
     },
     /// Forget the folded state; the next start folds the chain anew
     State,
+    /// Drop stored telemetry; what it led to stands in the journal
+    Telemetry,
+    /// Make a damaged journal anew from an export; the damaged one is set aside
+    Journal {
+        /// The export
+        #[arg(long, value_name = "BUNDLE")]
+        from: PathBuf,
+    },
     /// Accept a log that is behind its head record, after a person has looked
     Head {
         /// Why, for the audit

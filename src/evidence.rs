@@ -1,5 +1,4 @@
-//! The commands that show that the account is true: export, verify, replay; and repair, for
-//! what the system must not mend by itself.
+//! The commands that show that the account is true: export, verify, replay.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,15 +9,15 @@ use ledger::bundle::{self, Contents, Files, KnownHead, Policy, Report};
 use ledger::witness::Witness;
 use schemas::{Hash, Ns};
 use serde_json::json;
-use state::embedded::{EmbeddedLog, Part, Reader};
+use state::embedded::Reader;
 use state::memory::MemoryLog;
 use state::{State, Store as _};
 
-use crate::cli::{Form, Repair, Verify, act};
+use crate::cli::{Form, Verify};
 use crate::engine::fold::Place;
 use crate::engine::replay::{Replayed, replay_batch};
 use crate::journal::Journal;
-use crate::node::{Layout, PARTITION, head_record_default};
+use crate::node::{Layout, PARTITION};
 use crate::out::{Colour, Out};
 use crate::session::Session;
 use crate::words;
@@ -359,42 +358,4 @@ pub fn replay(session: &Session, out: Out) -> anyhow::Result<bool> {
         }
     }
     Ok(replayed.identical())
-}
-
-/// `healwright repair …`.
-///
-/// # Errors
-/// What keeps it from being repaired.
-pub fn repair(session: &Session, out: Out, command: &Repair) -> anyhow::Result<bool> {
-    match command {
-        Repair::Skip { .. } => act::repair_skip(session, out, command),
-        Repair::State => {
-            refuse_while_running(session)?;
-            EmbeddedLog::repair(session.data(), Part::State)?;
-            out.line("the folded state is gone; the next start folds the chain anew");
-            Ok(true)
-        }
-        Repair::Head { reason } => {
-            refuse_while_running(session)?;
-            let deployment = fs::read_to_string(session.layout().deployment())
-                .context("reading the deployment id")?;
-            let record = head_record_default(deployment.trim());
-            let kept = record.with_extension("overridden");
-            fs::rename(&record, &kept)
-                .with_context(|| format!("setting {} aside", record.display()))?;
-            out.line(&format!(
-                "the head record is set aside as {} ({reason}); what the log holds now is \
-                 accepted with the next start, and witnesses will still refuse it",
-                kept.display()
-            ));
-            Ok(true)
-        }
-    }
-}
-
-fn refuse_while_running(session: &Session) -> anyhow::Result<()> {
-    match session.running() {
-        Some(it) => bail!("a node runs here (pid {}); stop it first", it.pid),
-        None => Ok(()),
-    }
 }

@@ -18,6 +18,7 @@ pub mod node;
 pub mod notify;
 pub mod out;
 pub mod projection;
+pub mod repair;
 pub mod session;
 pub mod up;
 pub mod watch;
@@ -51,9 +52,8 @@ pub fn run() -> ExitCode {
 
 /// Usage errors exit with 2 and help with 0; with `-o json` they are JSON too.
 fn usage(error: &clap::Error) -> ExitCode {
-    let words: Vec<String> = std::env::args_os()
-        .map(|it| it.to_string_lossy().into_owned())
-        .collect();
+    let words: Vec<String> =
+        std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect();
     let apart = |it: &[String]| matches!(it[0].as_str(), "-o" | "--output") && it[1] == "json";
     let joined = |it: &String| matches!(it.as_str(), "-ojson" | "-o=json" | "--output=json");
     let json = words.windows(2).any(apart) || words.iter().any(joined);
@@ -87,7 +87,7 @@ fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
         Command::Export(args) => evidence::export(&session, out, &args.to),
         Command::Verify(args) => evidence::verify(&session, out, args),
         Command::Replay => evidence::replay(&session, out),
-        Command::Repair(args) => evidence::repair(&session, out, args),
+        Command::Repair(args) => repair::run(&session, out, args),
         Command::Doctor => doctor::run(&session, out),
         Command::Config(args) => up::config(&session, out, args),
         Command::Bench(args) => bench::run(out, args),

@@ -23,7 +23,7 @@ impl Out {
     pub fn line(&self, text: &str) {
         let mut stdout = io::stdout().lock();
         // A closed pipe means that the reader has seen enough.
-        let _ = writeln!(stdout, "{}", printable(text));
+        let _ = writeln!(stdout, "{}", coloured(text));
     }
 
     /// One JSON document on one line.
@@ -70,28 +70,53 @@ impl Out {
         }
     }
 
-    /// `text` in colour where that is wanted.
+    /// `text` in colour, where that is wanted. The colour stands in it as a mark that only
+    /// [`Out::line`] turns into a sequence: nothing else of a text ever reaches the terminal as
+    /// one.
     pub fn paint(&self, colour: Colour, text: &str) -> String {
         if !is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|it| !it.is_empty()) {
             return text.to_owned();
         }
-        format!("\u{1b}[{}m{text}\u{1b}[0m", colour as u8)
+        format!("{}{text}{PLAIN}", colour.mark())
     }
 }
 
-/// Colours by meaning; the number is the terminal's.
+/// Ends a colour; of the Unicode range that stands for nothing.
+const PLAIN: char = '\u{f8e0}';
+
+impl Colour {
+    fn mark(self) -> char {
+        char::from_u32(PLAIN as u32 + self as u32).unwrap_or(PLAIN)
+    }
+
+    /// The terminal's sequence of a mark, if it is one.
+    fn sequence(mark: char) -> Option<&'static str> {
+        let of = |colour: Colour| colour.mark() == mark;
+        match mark {
+            PLAIN => Some("\u{1b}[0m"),
+            _ if of(Colour::Bold) => Some("\u{1b}[1m"),
+            _ if of(Colour::Dim) => Some("\u{1b}[2m"),
+            _ if of(Colour::Bad) => Some("\u{1b}[31m"),
+            _ if of(Colour::Good) => Some("\u{1b}[32m"),
+            _ if of(Colour::Warn) => Some("\u{1b}[33m"),
+            _ => None,
+        }
+    }
+}
+
+/// Colours by meaning.
 #[derive(Debug, Clone, Copy)]
 pub enum Colour {
     /// Well.
-    Good = 32,
+    Good = 1,
     /// Worth a look.
-    Warn = 33,
+    Warn = 2,
     /// Not well.
-    Bad = 31,
+    Bad = 3,
     /// Beside the point.
-    Dim = 2,
+    Dim = 4,
     /// A heading.
-    Bold = 1,
+    Bold = 5,
 }
 
 /// Whether stdout is a terminal.
@@ -99,16 +124,11 @@ pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// `text` without control characters and bidi overrides, but with our own colours kept.
+/// `text` without control characters and bidi overrides: they are shown as escapes.
 pub fn printable(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
-    let mut chars = text.char_indices();
-    while let Some((at, it)) = chars.next() {
-        let colour = our_colour(&text[at..]);
-        if it == '\u{1b}' && colour > 0 {
-            clean.push_str(&text[at..at + colour]);
-            chars.by_ref().take(colour - 1).for_each(drop);
-        } else if it == '\n' || it == '\t' || !is_hostile(it) {
+    for it in text.chars() {
+        if it == '\n' || it == '\t' || !is_hostile(it) {
             clean.push(it);
         } else {
             clean.extend(it.escape_unicode());
@@ -117,16 +137,21 @@ pub fn printable(text: &str) -> String {
     clean
 }
 
+/// [`printable`], with our own marks as colours.
+fn coloured(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for it in printable(text).chars() {
+        match Colour::sequence(it) {
+            Some(sequence) => clean.push_str(sequence),
+            None => clean.push(it),
+        }
+    }
+    clean
+}
+
 fn is_hostile(it: char) -> bool {
     it.is_control()
         || matches!(it, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
-}
-
-/// Length of one of our own colour sequences at the front of `text`; 0 if there is none.
-fn our_colour(text: &str) -> usize {
-    const OURS: [&str; 6] =
-        ["\u{1b}[0m", "\u{1b}[1m", "\u{1b}[2m", "\u{1b}[31m", "\u{1b}[32m", "\u{1b}[33m"];
-    OURS.iter().find(|it| text.starts_with(**it)).map_or(0, |it| it.len())
 }
 
 /// A wall time on screen: local, with its offset.
@@ -144,6 +169,6 @@ mod tests {
         let hostile = "a\u{1b}]0;title\u{7}b\u{1b}[2Jc\rd\u{202e}e\u{9b}31m";
         let clean = printable(hostile);
         assert!(!clean.chars().any(is_hostile), "{clean:?}");
-        assert_eq!(printable("\u{1b}[32mok\u{1b}[0m"), "\u{1b}[32mok\u{1b}[0m");
+        assert_eq!(coloured(&format!("{}ok{PLAIN}", Colour::Good.mark())), "\u{1b}[32mok\u{1b}[0m");
     }
 }
