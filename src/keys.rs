@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `keys/root.key` | certify node keys | no new node can be certified; keep it elsewhere |
 //! | `keys/node.key` | certify epoch keys, sign exports | this node cannot take office again |
-//! | `keys/operator.key` | approve, release, freeze, unfreeze | nobody can approve until a signer is registered |
+//! | `keys/operator.key` | approve, release, freeze, unfreeze | nobody can approve or unfreeze |
 //!
 //! `keys/node.certificate` holds what the root said about the node key, so that the root key can
 //! be taken elsewhere after the first start.

@@ -23,20 +23,16 @@ use crate::session::Session;
 /// # Errors
 /// What keeps it from being repaired.
 pub fn run(session: &Session, out: Out, command: &Repair) -> anyhow::Result<bool> {
-    if let Repair::Skip { .. } = command {
-        return act::repair_skip(session, out, command);
-    }
-    if let Some(it) = session.running() {
-        bail!("a node runs here (pid {}); stop it first", it.pid);
-    }
     match command {
-        Repair::Skip { .. } => Ok(true),
+        Repair::Skip { .. } => act::repair_skip(session, out, command),
         Repair::State => {
+            refuse_while_running(session)?;
             EmbeddedLog::repair(session.data(), Part::State)?;
             out.line("the folded state is gone; the next start folds the chain anew");
             Ok(true)
         }
         Repair::Telemetry => {
+            refuse_while_running(session)?;
             EmbeddedLog::repair(session.data(), Part::Telemetry)?;
             out.line("stored telemetry is gone; what it led to stands in the journal");
             Ok(true)
@@ -48,6 +44,7 @@ pub fn run(session: &Session, out: Out, command: &Repair) -> anyhow::Result<bool
 
 /// Sets the head record aside.
 fn head(session: &Session, out: Out, reason: &str) -> anyhow::Result<bool> {
+    refuse_while_running(session)?;
     let deployment =
         fs::read_to_string(session.layout().deployment()).context("reading the deployment id")?;
     let record = head_record_default(deployment.trim());
@@ -64,6 +61,7 @@ fn head(session: &Session, out: Out, reason: &str) -> anyhow::Result<bool> {
 /// Makes the journal anew from an export that verifies. State is folded with the next start, and
 /// telemetry is gone: what it led to is in the chain.
 fn journal(session: &Session, out: Out, from: &Path) -> anyhow::Result<bool> {
+    refuse_while_running(session)?;
     let files = evidence::read_files(from)?;
     let report = bundle::verify(&files, &Policy::default());
     if !report.holds() {
@@ -112,4 +110,11 @@ fn append_all(data: &Path, deployment: &str, files: &Files) -> anyhow::Result<()
         }
     }
     Ok(())
+}
+
+fn refuse_while_running(session: &Session) -> anyhow::Result<()> {
+    match session.running() {
+        Some(it) => bail!("a node runs here (pid {}); stop it first", it.pid),
+        None => Ok(()),
+    }
 }

@@ -53,11 +53,7 @@ pub fn sentence(event: &Event) -> String {
             let why = it.reason.as_deref().map_or_else(String::new, |why| format!(": {why}"));
             format!("third layer: {}{why}", it.outcome)
         }
-        Event::GovernanceDecision(it) => {
-            let why = it.failure_modes.iter().chain(&it.reasons).cloned().collect::<Vec<_>>();
-            let why = if why.is_empty() { String::new() } else { format!(": {}", why.join("; ")) };
-            format!("policy: {}{why}", it.decision)
-        }
+        Event::GovernanceDecision(it) => decided(it),
         Event::ApprovalGiven(it) => format!("{} signed: {}", it.approver, it.verdict),
         Event::SandboxResult(it) => {
             let checks = it.checks.iter().map(|(name, check)| format!("{name} {}", check.status));
@@ -93,6 +89,12 @@ fn anomaly(it: &schemas::event::SloAnomalyDetected) -> String {
             measure(it.signal, it.threshold)
         ),
     }
+}
+
+fn decided(it: &schemas::event::GovernanceDecision) -> String {
+    let why: Vec<&str> = it.failure_modes.iter().chain(&it.reasons).map(String::as_str).collect();
+    let why = if why.is_empty() { String::new() } else { format!(": {}", why.join("; ")) };
+    format!("policy: {}{why}", it.decision)
 }
 
 fn evaluated(it: &schemas::event::HealTriggerEvaluated) -> String {

@@ -79,7 +79,8 @@ fn waiting(main: &mut String, model: &Model) {
             main,
             "<div class=\"card waits\"><strong>waits for you:</strong> {} {} \
              <p class=\"dim\">{}</p><code>healwright approve {}</code> or \
-             <code>healwright reject {}</code> · <a data-row id=\"w{}\" href=\"/incidents/{}\">why</a></div>",
+             <code>healwright reject {}</code> · \
+             <a data-row id=\"w{}\" href=\"/incidents/{}\">why</a></div>",
             esc(&proposal.playbook.replace('_', " ")),
             esc(proposal.service.as_deref().unwrap_or_default()),
             why.collect::<Vec<_>>().join("; "),
@@ -271,7 +272,8 @@ pub(super) fn entry(entry: &Entry, proof: Option<&EntryProof>) -> String {
             let _ = write!(
                 main,
                 "<dt>proven<dd>under the signed head of {} entries, by {} hashes</dl>\
-                 <details id=\"path\"><summary>inclusion proof</summary><pre>{}\n\n{}</pre></details>",
+                 <details id=\"path\"><summary>inclusion proof</summary>\
+                 <pre>{}\n\n{}</pre></details>",
                 proof.size,
                 path.len(),
                 path.join("\n"),

@@ -1,0 +1,162 @@
+//! Taking: a bounded run from `inbox.control`, then `inbox`, then telemetry, and a tick when one
+//! is due (protocol.md §2, step 1).
+//!
+//! Nothing here is durable: positions move with the batch, or not at all.
+
+use schemas::event::{InputRefused, TelemetrySealed, Tick, stream_name};
+use schemas::telemetry::Columns;
+use schemas::{Cause, Event, Hash, Ns, Positions, Stream};
+
+use super::{BATCH_BYTES_FULL, Draught, Owner, SEAL_BYTES_MAX, Stop, TICK_ACTIVE, Taken};
+use crate::engine::Input;
+use crate::engine::bookkeeping::{self, First};
+use crate::engine::fold::{self, Incoming};
+
+impl Owner {
+    pub(super) fn take_tick(&mut self, draught: &mut Draught, wall: Ns) -> Result<(), Stop> {
+        let last = fold::last_tick(&self.state);
+        let waiting = [Stream::Control, Stream::Inbox, Stream::Telemetry];
+        let busy = waiting.iter().any(|stream| {
+            let from = self.position(*stream);
+            self.log.take(*stream, from, 1).is_ok_and(|records| !records.is_empty())
+        });
+        let spacing = if busy { last + TICK_ACTIVE } else { self.next_due() };
+        let wanted = std::mem::take(&mut self.tick_wanted) && last < wall;
+        if last != Ns(0) && wall < spacing && !wanted {
+            return Ok(());
+        }
+        // The wall clock may step back; tick time does not.
+        let tick = Tick { partition: self.place.partition, now: wall.max(last) };
+        let input = self.own(tick.into(), self.place.partition.to_string());
+        self.fold_into(draught, input, &[], None)
+    }
+
+    fn position(&self, stream: Stream) -> u64 {
+        position(&mut self.taken.clone(), stream).to_owned()
+    }
+
+    pub(super) fn take_inputs(
+        &mut self,
+        draught: &mut Draught,
+        stream: Stream,
+    ) -> Result<(), Stop> {
+        let from = *position(&mut draught.positions, stream);
+        for (at, record) in self.log.take(stream, from, BATCH_BYTES_FULL)? {
+            if draught.bytes > BATCH_BYTES_FULL {
+                draught.more = true;
+                break;
+            }
+            match Input::decode(&record) {
+                Ok(input) => self.take_input(draught, stream, at, input)?,
+                Err(error) => self.refuse(draught, stream, at, &record, &error.to_string())?,
+            }
+            *position(&mut draught.positions, stream) = at + 1;
+        }
+        Ok(())
+    }
+
+    fn take_input(
+        &mut self,
+        draught: &mut Draught,
+        stream: Stream,
+        at: u64,
+        input: Input,
+    ) -> Result<(), Stop> {
+        if let Some(first) = self.first_of(&input.event) {
+            let (seq, repeated) = (first.seq, true);
+            draught.taken.push(Taken { stream, position: at, seq, repeated, refused: None });
+            return Ok(());
+        }
+        if let Some(reason) = self.alone.get(&(stream, at)).cloned() {
+            return self.refuse(draught, stream, at, &input.encode()?, &reason);
+        }
+        let seq = self.next_seq(draught);
+        let incoming = Incoming {
+            payload: input.event.encode()?,
+            event: input.event,
+            key: input.key,
+            actor: input.actor,
+            cause: Cause::Observed { stream, position: at },
+            correlation: input.correlation,
+            priority: input.priority,
+            ttl: Ns(0),
+        };
+        self.fold_into(draught, incoming, &[], Some((stream, at)))?;
+        draught.taken.push(Taken { stream, position: at, seq, repeated: false, refused: None });
+        Ok(())
+    }
+
+    /// The entry that an earlier event with the same client id became, from folded state alone.
+    fn first_of(&mut self, event: &Event) -> Option<First> {
+        let key = bookkeeping::client_id(event)?;
+        self.look(bookkeeping::PROCESSOR.name, |view| view.load(&key))
+    }
+
+    pub(super) fn take_telemetry(&mut self, draught: &mut Draught) -> Result<(), Stop> {
+        let from = draught.positions.telemetry;
+        let records = self.log.take(Stream::Telemetry, from, SEAL_BYTES_MAX)?;
+        let Some((last, _)) = records.last() else { return Ok(()) };
+        let to = last + 1;
+        let mut columns = Vec::with_capacity(records.len());
+        for (at, record) in &records {
+            match Columns::decode(record) {
+                Ok(decoded) => columns.push(decoded),
+                Err(error) => {
+                    self.refuse(draught, Stream::Telemetry, *at, record, &error.to_string())?;
+                }
+            }
+        }
+        let sealed = TelemetrySealed {
+            from,
+            to,
+            digest: seal_digest(records.iter().map(|(_, record)| record.as_slice())),
+            n_samples: columns.iter().map(|it| it.len() as u64).sum(),
+        };
+        let input = self.own(sealed.into(), self.place.partition.to_string());
+        self.fold_into(draught, input, &columns, Some((Stream::Telemetry, from)))?;
+        draught.positions.telemetry = to;
+        Ok(())
+    }
+
+    /// An input that cannot be folded is kept in quarantine and stands alone with its reason.
+    fn refuse(
+        &mut self,
+        draught: &mut Draught,
+        stream: Stream,
+        at: u64,
+        record: &[u8],
+        reason: &str,
+    ) -> Result<(), Stop> {
+        let digest = self.log.quarantine(record, reason)?;
+        let refused = InputRefused {
+            stream: stream_name(stream).to_owned(),
+            position: at,
+            reason: reason.to_owned(),
+            digest: digest.to_digest(),
+        };
+        let seq = self.next_seq(draught);
+        let input = self.own(refused.into(), stream_name(stream).to_owned());
+        self.fold_into(draught, input, &[], None)?;
+        let refused = Some(reason.to_owned());
+        draught.taken.push(Taken { stream, position: at, seq, repeated: false, refused });
+        Ok(())
+    }
+}
+
+fn position(positions: &mut Positions, stream: Stream) -> &mut u64 {
+    match stream {
+        Stream::Inbox => &mut positions.inbox,
+        Stream::Control => &mut positions.control,
+        Stream::Telemetry => &mut positions.telemetry,
+    }
+}
+
+/// SHA-256 over the length-prefixed records of a sealed range.
+pub fn seal_digest<'a>(records: impl Iterator<Item = &'a [u8]>) -> String {
+    let mut sha = <sha2::Sha256 as sha2::Digest>::new();
+    for record in records {
+        sha2::Digest::update(&mut sha, (record.len() as u32).to_be_bytes());
+        sha2::Digest::update(&mut sha, record);
+    }
+    Hash(sha2::Digest::finalize(sha).into()).to_digest()
+}
