@@ -153,10 +153,13 @@ proptest! {
         let (head, _) = Deployment::new().elected();
         let mut draft = Draft::after(&head);
         for (kind, payload) in payloads {
-            prop_assume!(kind != Kind::OwnerElected);
+            // An election may only open a batch, which link.rs is about.
+            if kind == Kind::OwnerElected {
+                continue;
+            }
             draft = draft.says(&Event::decode(kind, &payload).unwrap());
         }
-        let batch = draft.sign(&key(11));
+        let batch = draft.ticks(1).sign(&key(11));
         let bytes = batch.encode();
         let read = Batch::decode(&bytes).unwrap();
         prop_assert!(link(&head, &read).is_ok());
