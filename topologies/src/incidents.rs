@@ -114,9 +114,8 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
         && said::by(entry, execution::PROCESSOR.name)
     {
         // Its attempt ends with this entry: what is green now is green after it.
-        let is_green = is_green(view, &incident.service);
-        if is_green && it.outcome == L3Outcome::Promoted || is_green && !has_other(view, &incident)
-        {
+        let is_over = it.outcome == L3Outcome::Promoted || !has_other(view, &incident);
+        if is_over && is_green(view, &incident.service) {
             outputs = vec![resolve(view, entry, incident)];
         }
     }

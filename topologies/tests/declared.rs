@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use expect_test::expect_file;
 use schemas::Kind;
 use topologies::PROCESSORS;
 
@@ -25,18 +26,10 @@ fn declaration() -> String {
 
 #[test]
 fn the_loop_is_the_declared_one() {
-    if std::env::var_os("UPDATE_EXPECT").is_some() {
-        let head: String = DECLARED
-            .lines()
-            .take_while(|it| it.starts_with('#'))
-            .fold(String::new(), |head, line| head + line + "\n");
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/loop.toml");
-        std::fs::write(path, head + &declaration()).unwrap();
-        return;
-    }
+    let head: Vec<&str> = DECLARED.lines().take_while(|it| it.starts_with('#')).collect();
+    expect_file!["../loop.toml"].assert_eq(&format!("{}\n{}", head.join("\n"), declaration()));
     let declared: toml::Table = toml::from_str(DECLARED).unwrap();
-    let coded: toml::Table = toml::from_str(&declaration()).unwrap();
-    assert_eq!(declared, coded, "run this test with UPDATE_EXPECT=1 and read the difference");
+    assert_eq!(declared["processor"].as_array().map(Vec::len), Some(PROCESSORS.len()));
 }
 
 #[test]

@@ -172,6 +172,7 @@ fn a_healthy_service_is_left_alone() {
     let mut world = World::new(plain());
     world.run(600_000);
     expect![[r#"
+        seconds   event                  key          what
             2.500 slo.anomaly.detected   api          heartbeat unknown → green info: 0 against 3 in 0 s (probe)
     "#]].assert_eq(&world.bench.transcript());
 }
@@ -183,6 +184,7 @@ fn a_hung_process_is_restarted() {
     world.fault = Fault::Hung;
     world.run(10_000);
     expect![[r#"
+        seconds   event                  key          what
             2.500 slo.anomaly.detected   api          heartbeat unknown → green info: 0 against 3 in 0 s (probe)
             6.500 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 2 s (probe)
             6.500 incident.changed       inc-00c2e48a opened critical open: api: 3 probes in a row failed
@@ -197,8 +199,8 @@ fn a_hung_process_is_restarted() {
             7.000 runner.result          box          success: killed the process group and started it anew
             7.000 incident.changed       inc-00c2e48a acted critical mitigating: api: 3 probes in a row failed [approved (unattended) under policy 1; asked: restart:api; done: killed the process group and started it anew]
             8.000 slo.anomaly.detected   api          heartbeat red → green info: 0 against 3 in 0 s (probe)
-            9.000 l3.execution.result    fe4a2d8b-02b3-80c1-a885-fc101e284d89 promoted: restart_service: api is well, 3 probes passed 2 s after it
-            9.000 incident.changed       inc-00c2e48a resolved critical resolved: api: 3 probes in a row failed [approved (unattended) under policy 1; asked: restart:api; done: killed the process group and started it anew; promoted: restart_service: api is well, 3 probes passed 2 s after it; healed after 2.5 s: restart_service: api is well, 3 probes passed 2 s after it]
+            9.000 l3.execution.result    fe4a2d8b-02b3-80c1-a885-fc101e284d89 promoted: api is well: 3 probes passed, 2 s after restart_service
+            9.000 incident.changed       inc-00c2e48a resolved critical resolved: api: 3 probes in a row failed [approved (unattended) under policy 1; asked: restart:api; done: killed the process group and started it anew; promoted: api is well: 3 probes passed, 2 s after restart_service; healed after 2.5 s: api is well: 3 probes passed, 2 s after restart_service]
     "#]].assert_eq(&world.bench.transcript());
     assert!(world.is_green() && incidents::all_open(&world.bench.view("test")).is_empty());
 }
@@ -216,6 +218,7 @@ fn a_broken_environment_is_rebuilt() {
     world.fault = Fault::Broken;
     world.run(20_000);
     expect![[r#"
+        seconds   event                  key          what
             2.500 slo.anomaly.detected   api          heartbeat unknown → green info: 0 against 3 in 0 s (probe)
             6.000 slo.anomaly.detected   api          heartbeat green → red critical: 2 against 2 in 1 s (drift_lock)
             6.000 incident.changed       inc-cc2177fc opened critical open: api: it failed with a changed environment
@@ -234,8 +237,8 @@ fn a_broken_environment_is_rebuilt() {
             7.000 runner.result          box          success: rebuilt the environment from the wheel store; killed the process group and started it anew
             7.000 incident.changed       inc-cc2177fc acted critical mitigating: api: it failed with a changed environment [asked: sandbox:env/api; done: sandbox:env/api done; approved (unattended) under policy 1; asked: apply_patch:env/api, restart:api; done: rebuilt the environment from the wheel store; killed the process group and started it anew]
             8.000 slo.anomaly.detected   api          heartbeat red → green info: 0 against 3 in 0 s (probe)
-            9.000 l3.execution.result    0ce46eb8-331d-80fa-ab58-33dbed0ab079 promoted: rebuild_environment: api is well, 3 probes passed 2 s after it
-            9.000 incident.changed       inc-cc2177fc resolved critical resolved: api: it failed with a changed environment [asked: sandbox:env/api; done: sandbox:env/api done; approved (unattended) under policy 1; asked: apply_patch:env/api, restart:api; done: rebuilt the environment from the wheel store; killed the process group and started it anew; promoted: rebuild_environment: api is well, 3 probes passed 2 s after it; healed after 3 s: rebuild_environment: api is well, 3 probes passed 2 s after it]
+            9.000 l3.execution.result    0ce46eb8-331d-80fa-ab58-33dbed0ab079 promoted: api is well: 3 probes passed, 2 s after rebuild_environment
+            9.000 incident.changed       inc-cc2177fc resolved critical resolved: api: it failed with a changed environment [asked: sandbox:env/api; done: sandbox:env/api done; approved (unattended) under policy 1; asked: apply_patch:env/api, restart:api; done: rebuilt the environment from the wheel store; killed the process group and started it anew; promoted: api is well: 3 probes passed, 2 s after rebuild_environment; healed after 3 s: api is well: 3 probes passed, 2 s after rebuild_environment]
     "#]].assert_eq(&world.bench.transcript());
     assert!(world.is_green() && incidents::all_open(&world.bench.view("test")).is_empty());
 }
@@ -249,6 +252,7 @@ fn a_process_that_is_killed_again_and_again_is_healed_until_its_budget_is_spent(
         world.run(15_000);
     }
     expect![[r#"
+        seconds   event                  key          what
             2.500 slo.anomaly.detected   api          heartbeat unknown → green info: 0 against 3 in 0 s (probe)
             6.000 slo.anomaly.detected   api          heartbeat green → red critical: 2 against 2 in 1 s (process)
             6.000 incident.changed       inc-cc2177fc opened critical open: api: its process is gone
@@ -263,8 +267,8 @@ fn a_process_that_is_killed_again_and_again_is_healed_until_its_budget_is_spent(
             6.500 runner.result          box          success: killed the process group and started it anew
             6.500 incident.changed       inc-cc2177fc acted critical mitigating: api: its process is gone [approved (unattended) under policy 1; asked: restart:api; done: killed the process group and started it anew]
             7.500 slo.anomaly.detected   api          heartbeat red → green info: 0 against 3 in 0 s (probe)
-            8.500 l3.execution.result    226c68c3-8ca3-8e58-aec2-44e97fc6eade promoted: restart_service: api is well, 3 probes passed 2 s after it
-            8.500 incident.changed       inc-cc2177fc resolved critical resolved: api: its process is gone [approved (unattended) under policy 1; asked: restart:api; done: killed the process group and started it anew; promoted: restart_service: api is well, 3 probes passed 2 s after it; healed after 2.5 s: restart_service: api is well, 3 probes passed 2 s after it]
+            8.500 l3.execution.result    226c68c3-8ca3-8e58-aec2-44e97fc6eade promoted: api is well: 3 probes passed, 2 s after restart_service
+            8.500 incident.changed       inc-cc2177fc resolved critical resolved: api: its process is gone [approved (unattended) under policy 1; asked: restart:api; done: killed the process group and started it anew; promoted: api is well: 3 probes passed, 2 s after restart_service; healed after 2.5 s: api is well: 3 probes passed, 2 s after restart_service]
            21.000 slo.anomaly.detected   api          heartbeat green → red critical: 2 against 2 in 1 s (process)
            21.000 incident.changed       inc-81161326 opened critical open: api: its process is gone
            21.000 rca.hypothesis         inc-81161326 class 3 code_bugs 0.80: api: its process is gone; it ended without a request; it has no environment of its own; it depends on no other service. Hypothesis (0.80): it crashed or was killed. Class 3, because it does not live.
@@ -278,8 +282,8 @@ fn a_process_that_is_killed_again_and_again_is_healed_until_its_budget_is_spent(
            21.500 runner.result          box          success: killed the process group and started it anew
            21.500 incident.changed       inc-81161326 acted critical mitigating: api: its process is gone [approved (unattended) under policy 1; asked: restart:api; done: killed the process group and started it anew]
            22.500 slo.anomaly.detected   api          heartbeat red → green info: 0 against 3 in 0 s (probe)
-           23.500 l3.execution.result    b2a0641d-e076-87b2-8ae5-0313f1008616 promoted: restart_service: api is well, 3 probes passed 2 s after it
-           23.500 incident.changed       inc-81161326 resolved critical resolved: api: its process is gone [approved (unattended) under policy 1; asked: restart:api; done: killed the process group and started it anew; promoted: restart_service: api is well, 3 probes passed 2 s after it; healed after 2.5 s: restart_service: api is well, 3 probes passed 2 s after it]
+           23.500 l3.execution.result    b2a0641d-e076-87b2-8ae5-0313f1008616 promoted: api is well: 3 probes passed, 2 s after restart_service
+           23.500 incident.changed       inc-81161326 resolved critical resolved: api: its process is gone [approved (unattended) under policy 1; asked: restart:api; done: killed the process group and started it anew; promoted: api is well: 3 probes passed, 2 s after restart_service; healed after 2.5 s: api is well: 3 probes passed, 2 s after restart_service]
            36.000 slo.anomaly.detected   api          heartbeat green → red critical: 2 against 2 in 1 s (process)
            36.000 incident.changed       inc-d544d6a5 opened critical open: api: its process is gone
            36.000 rca.hypothesis         inc-d544d6a5 class 3 code_bugs 0.80: api: its process is gone; it ended without a request; it has no environment of its own; it depends on no other service. Hypothesis (0.80): it crashed or was killed. Class 3, because it does not live.
@@ -293,8 +297,8 @@ fn a_process_that_is_killed_again_and_again_is_healed_until_its_budget_is_spent(
            36.500 runner.result          box          success: killed the process group and started it anew
            36.500 incident.changed       inc-d544d6a5 acted critical mitigating: api: its process is gone [approved (unattended) under policy 1; asked: restart:api; done: killed the process group and started it anew]
            37.500 slo.anomaly.detected   api          heartbeat red → green info: 0 against 3 in 0 s (probe)
-           38.500 l3.execution.result    c49440f8-3990-8561-8b64-6905b5ef1adb promoted: restart_service: api is well, 3 probes passed 2 s after it
-           38.500 incident.changed       inc-d544d6a5 resolved critical resolved: api: its process is gone [approved (unattended) under policy 1; asked: restart:api; done: killed the process group and started it anew; promoted: restart_service: api is well, 3 probes passed 2 s after it; healed after 2.5 s: restart_service: api is well, 3 probes passed 2 s after it]
+           38.500 l3.execution.result    c49440f8-3990-8561-8b64-6905b5ef1adb promoted: api is well: 3 probes passed, 2 s after restart_service
+           38.500 incident.changed       inc-d544d6a5 resolved critical resolved: api: its process is gone [approved (unattended) under policy 1; asked: restart:api; done: killed the process group and started it anew; promoted: api is well: 3 probes passed, 2 s after restart_service; healed after 2.5 s: api is well: 3 probes passed, 2 s after restart_service]
            51.000 slo.anomaly.detected   api          heartbeat green → red critical: 2 against 2 in 1 s (process)
            51.000 incident.changed       inc-22fc68b3 opened critical open: api: its process is gone
            51.000 rca.hypothesis         inc-22fc68b3 class 3 code_bugs 0.80: api: its process is gone; it ended without a request; it has no environment of its own; it depends on no other service. Hypothesis (0.80): it crashed or was killed. Class 3, because it does not live.
@@ -312,6 +316,7 @@ fn a_service_that_falls_silent_is_not_touched() {
     world.run(5_000);
     world.bench.advance(600_000);
     expect![[r#"
+        seconds   event                  key          what
             2.500 slo.anomaly.detected   api          heartbeat unknown → green info: 0 against 3 in 0 s (probe)
             8.250 slo.anomaly.detected   api          heartbeat green → unknown warning: 3.25 against 3 in 3 s (silence)
     "#]].assert_eq(&world.bench.transcript());

@@ -10,6 +10,11 @@ use crate::profile::Profile;
 /// Seconds for which a process must have been up to count as started (contract of the runner's
 /// `start_failed`: it ended within two).
 const START_GRACE: Ns = Ns::from_s(2);
+/// A restart ends what the old process was asked and had not answered; those failures are counted
+/// at the end of an interval in which the new one already runs.
+const IN_FLIGHT: Ns = Ns::from_ms(500);
+/// By so much an uptime may go backwards without a restart, seconds: clocks are read twice.
+const UPTIME_JITTER_S: f64 = 0.25;
 /// A sample whose time lies further ahead of the last tick is dated with the tick: its host's
 /// clock is wrong. Ticks themselves may be 5 s old while nothing happens.
 const AHEAD_MAX: Ns = Ns::from_s(10);
@@ -171,13 +176,15 @@ fn process(health: &mut ServiceHealth, window: &mut Window, up: bool, at: Ns, se
 /// A counter that goes backwards is a new start: the answers before it say nothing of it.
 fn uptime(health: &mut ServiceHealth, window: &mut Window, point: &Point, at: Ns) {
     let before = health.uptime_s.insert(point.slot.clone(), point.value);
-    if before.is_some_and(|it| point.value < it) {
-        window.reset(at.since(Ns((point.value.max(0.0) * 1e9) as u64)));
-        if let Some(fact) = &mut health.process_up
-            && fact.holds
-        {
-            fact.since = at;
-        }
+    if before.is_none_or(|it| point.value + UPTIME_JITTER_S > it) {
+        return;
+    }
+    let started = at.since(Ns((point.value.max(0.0) * 1e9) as u64));
+    window.reset(started + IN_FLIGHT);
+    if let Some(fact) = &mut health.process_up
+        && fact.holds
+    {
+        fact.since = started;
     }
 }
 

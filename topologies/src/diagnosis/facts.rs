@@ -10,7 +10,7 @@ use crate::fold::{Folded, View};
 use crate::{deployment, detection, execution, said};
 
 /// Changes that are remembered of one service.
-const CHANGES_MAX: usize = 16;
+const CHANGES_MAX: usize = 6;
 
 /// Somebody or something changed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

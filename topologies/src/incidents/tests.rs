@@ -49,6 +49,7 @@ fn an_outage_is_one_incident_that_ends_on_green() {
     probes(&mut bench, false, 2000);
     probes(&mut bench, true, 3000);
     expect![[r#"
+        seconds   event                  key          what
             6.500 incident.changed       inc-4afd4edc opened critical open: api: 3 probes in a row failed
            12.500 incident.changed       inc-4afd4edc resolved critical resolved: api: 3 probes in a row failed [recovered by itself after 6 s: no repair of it was validated]
            15.500 incident.changed       inc-15a56728 opened critical open: api: 3 probes in a row failed
@@ -86,6 +87,7 @@ fn a_validated_repair_is_told_from_a_recovery() {
     bench.said_by("execution", "api", &incident.incident_id, result);
     probes(&mut bench, true, 2000);
     expect![[r#"
+        seconds   event                  key          what
             6.500 incident.changed       inc-4afd4edc opened critical open: api: 3 probes in a row failed
             7.000 l3.execution.result    api          promoted: 3 probes passed after restart:api
             7.000 incident.changed       inc-4afd4edc acted critical open: api: 3 probes in a row failed [promoted: 3 probes passed after restart:api]
@@ -98,6 +100,7 @@ fn a_rolled_back_release_is_an_incident_of_its_own() {
     let mut bench = bench();
     bench.said_by("deployment", "api", "", rolled_back());
     expect![[r#"
+        seconds   event                  key          what
             5.000 deploy.state           api          1.1.0 rolled_back 0 % in blue: 17 % of the canary's answers failed against 0.4 %
             5.000 incident.changed       inc-51c849b1 opened warning open: api: version 1.1.0 was bad
             5.000 incident.changed       inc-51c849b1 resolved warning resolved: api: version 1.1.0 was bad [version 1.1.0 was rolled back: 17 % of the canary's answers failed against 0.4 %; healed at once: what ran before serves alone again]
@@ -112,6 +115,7 @@ fn warning_open_one_hour_is_critical() {
     bench.said_by("deployment", "api", "", rolled_back());
     bench.advance(2 * 3_600_000);
     expect![[r#"
+        seconds   event                  key          what
            15.000 deploy.state           api          1.1.0 rolled_back 0 % in blue: 17 % of the canary's answers failed against 0.4 %
            15.000 incident.changed       inc-4afd4edc opened warning open: api: version 1.1.0 was bad
            15.000 incident.changed       inc-4afd4edc acted warning open: api: version 1.1.0 was bad [version 1.1.0 was rolled back: 17 % of the canary's answers failed against 0.4 %]

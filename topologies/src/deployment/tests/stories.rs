@@ -8,13 +8,8 @@ use super::world::World;
 
 fn story(mut world: World, expected: &Expect) -> World {
     world.rolled_out("1.1.0");
-    expected.assert_eq(&told(&world));
+    expected.assert_eq(&world.bench.transcript());
     world
-}
-
-/// The transcript under a heading, which also keeps its indentation in the expectation.
-fn told(world: &World) -> String {
-    format!("seconds   event                  key          what\n{}", world.bench.transcript())
 }
 
 #[test]
@@ -178,5 +173,5 @@ fn a_freeze_in_the_middle_returns_to_the_last_good_slot() {
             2.000 runner.request         h            rollback:shop local://releases/shop/1.0.0
             2.250 deploy.state           shop         1.1.0 rolled_back 0 % in blue: 1.0.0 serves alone again 250 ms after the decision: the digest that runs is the one that ran before, and its probe passed
             2.250 l3.execution.result    6a9ca46f-890c-8249-8331-e5417c7d8e16 rolled_back: the mode is frozen (frozen by ann (SINGLE-SIGNER): something smells)
-    "#]].assert_eq(&told(&world));
+    "#]].assert_eq(&world.bench.transcript());
 }
