@@ -84,7 +84,6 @@ fn step(name: &str, bytes: usize) -> usize {
         (false, false) => (bytes / 7).max(1),
     }
 }
-}
 
 /// RocksDB reads none of these back: they inform people and other tools.
 fn informs_only(name: &str) -> bool {
