@@ -16,13 +16,13 @@ const EDGES: [(&str, &[&str]); 6] = [
 ];
 
 /// One crate's manifest.
-pub struct Manifest {
+pub(crate) struct Manifest {
     name: String,
     text: String,
 }
 
 /// The root's manifest and those of its members.
-pub fn read(root: &Path) -> Vec<Manifest> {
+pub(crate) fn read(root: &Path) -> Vec<Manifest> {
     let text = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
     let members = parse(&text)["workspace"]["members"].as_array().unwrap().clone();
     let mut manifests = vec![Manifest { name: "healwright".to_owned(), text }];
@@ -53,7 +53,7 @@ fn depends_on(manifest: &Table) -> Vec<String> {
 }
 
 /// Edges between our crates that the architecture does not draw, and those it draws in vain.
-pub fn edges(manifests: &[Manifest]) -> Vec<String> {
+pub(crate) fn edges(manifests: &[Manifest]) -> Vec<String> {
     let ours: Vec<&str> = EDGES.iter().map(|it| it.0).collect();
     let mut found = Vec::new();
     for manifest in manifests {
@@ -78,7 +78,7 @@ pub fn edges(manifests: &[Manifest]) -> Vec<String> {
 
 /// Versions only in the root; beside every dependency of a crate the reason for it; the lints
 /// of the workspace in every crate.
-pub fn dependencies(manifests: &[Manifest]) -> Vec<String> {
+pub(crate) fn dependencies(manifests: &[Manifest]) -> Vec<String> {
     let mut found = Vec::new();
     for manifest in manifests {
         let name = &manifest.name;

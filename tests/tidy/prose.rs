@@ -4,7 +4,7 @@
 const BANNED: [&str; 5] = ["simply", "oops", "obviously", "of course", "just works"];
 
 /// Complaints about a Markdown document, as `line: why`.
-pub fn complaints(text: &str) -> Vec<String> {
+pub(crate) fn complaints(text: &str) -> Vec<String> {
     let prose = without_code(text);
     let mut found = words(&prose);
     for (at, line) in prose.lines().enumerate() {
@@ -18,7 +18,7 @@ pub fn complaints(text: &str) -> Vec<String> {
 }
 
 /// Complaints about banned words, as `line: why`.
-pub fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, line) in text.lines().enumerate() {
         let line = line.to_lowercase();

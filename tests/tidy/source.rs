@@ -5,19 +5,19 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// One Rust file.
-pub struct Source {
+pub(crate) struct Source {
     /// Relative to the root of the repository.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// As it stands.
-    pub text: String,
+    pub(crate) text: String,
     /// The same lines with comments and the insides of strings blanked out.
-    pub code: String,
+    pub(crate) code: String,
     /// Whether the whole file is built for tests only.
-    pub is_test: bool,
+    pub(crate) is_test: bool,
 }
 
 /// The files, with those marked that some parent declares under `cfg(test)`.
-pub fn read(files: Vec<(PathBuf, String)>) -> Vec<Source> {
+pub(crate) fn read(files: Vec<(PathBuf, String)>) -> Vec<Source> {
     let mut sources: Vec<Source> = files
         .into_iter()
         .map(|(path, text)| Source { code: blank(&text), is_test: is_test_path(&path), path, text })
@@ -31,13 +31,13 @@ pub fn read(files: Vec<(PathBuf, String)>) -> Vec<Source> {
 }
 
 /// A single file, for samples.
-pub fn one(path: &str, text: &str) -> Source {
+pub(crate) fn one(path: &str, text: &str) -> Source {
     read(vec![(PathBuf::from(path), text.to_owned())]).remove(0)
 }
 
 impl Source {
     /// Lines of code outside tests, with their numbers.
-    pub fn product_lines(&self) -> Vec<(usize, &str)> {
+    pub(crate) fn product_lines(&self) -> Vec<(usize, &str)> {
         if self.is_test {
             return Vec::new();
         }
@@ -47,7 +47,7 @@ impl Source {
     }
 
     /// Name, first and last line of each function.
-    pub fn functions(&self) -> Vec<(String, usize, usize)> {
+    pub(crate) fn functions(&self) -> Vec<(String, usize, usize)> {
         let lines: Vec<&str> = self.code.lines().collect();
         let mut functions = Vec::new();
         for (at, line) in lines.iter().enumerate() {
@@ -69,7 +69,7 @@ fn is_test_path(path: &Path) -> bool {
 fn test_modules(source: &Source) -> Vec<PathBuf> {
     let is_root = source.path.file_stem().is_some_and(|it| it == "lib" || it == "main");
     let directory = match is_root {
-        true => source.path.parent().unwrap_or(Path::new("")).to_owned(),
+        true => source.path.parent().unwrap_or_else(|| Path::new("")).to_owned(),
         false => source.path.with_extension(""),
     };
     let lines: Vec<&str> = source.code.lines().map(str::trim).collect();
@@ -126,7 +126,7 @@ fn function_name(line: &str) -> Option<String> {
 
 /// `text` with comments and the insides of strings and characters replaced by spaces; lines
 /// stay where they are.
-pub fn blank(text: &str) -> String {
+pub(crate) fn blank(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
