@@ -1,0 +1,295 @@
+//! The program from outside: exit codes, words, and what it says when something is wrong.
+//!
+//! Every test runs the real binary in a home of its own. Nothing here looks inside.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[allow(dead_code)]
+#[path = "blackbox/home.rs"]
+mod home;
+
+use std::path::{Path, PathBuf};
+
+use home::Home;
+
+/// What is told to a home before it is exported: enough for several kinds of entries.
+fn exported() -> (Home, PathBuf) {
+    let home = Home::new();
+    {
+        let _node = home.up();
+        home.run(&["change", "record", "shop", "1.1", "--id", "c-1"]).expect(0);
+        home.run(&["freeze", "--yes", "--reason", "a look"]).expect(0);
+    }
+    let bundle = home.path().join("bundle");
+    home.run(&["export", "--to", "bundle"]).expect(0);
+    (home, bundle)
+}
+
+/// Files below `dir`.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn exit_codes_are_0_done_1_no_2_usage_or_error() {
+    let (home, bundle) = exported();
+    home.run(&["verify", "bundle"]).expect(0);
+    home.run(&["replay"]).expect(0);
+    std::fs::remove_file(bundle.join("checkpoint")).unwrap();
+    home.run(&["verify", "bundle"]).expect(1);
+    home.run(&["verify", "nowhere"]).expect(2);
+    home.run(&["--help"]).expect(0);
+    home.run(&[]).expect(2);
+}
+
+#[test]
+fn an_unknown_verb_or_flag_is_answered_with_the_near_one() {
+    let home = Home::new();
+    let near = |words: &[&str], near: &str| {
+        let ran = home.run(words).expect(2);
+        assert!(ran.err.contains(near), "{ran:?}");
+    };
+    near(&["stauts"], "'status'");
+    near(&["incident", "lst"], "'list'");
+    near(&["up", "--htpp", "127.0.0.1:0"], "'--http'");
+    near(&["demo", "--fats"], "'--fast'");
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let home = Home::new();
+    let commands = [
+        "up",
+        "demo",
+        "watch",
+        "status",
+        "explain",
+        "incident list",
+        "incident show",
+        "incident timeline",
+        "proposals list",
+        "proposals show",
+        "approve",
+        "reject",
+        "release start",
+        "release status",
+        "release import",
+        "change record",
+        "events list",
+        "events tail",
+        "freeze",
+        "unfreeze",
+        "export",
+        "verify",
+        "replay",
+        "repair skip",
+        "repair state",
+        "repair telemetry",
+        "repair journal",
+        "repair head",
+        "doctor",
+        "config check",
+        "config show",
+        "bench",
+        "completions",
+    ];
+    for command in commands {
+        let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let ran = home.run(&words).expect(0);
+        assert!(ran.out.contains("Usage: healwright"), "{command}: {ran:?}");
+    }
+}
+
+#[test]
+fn an_unreadable_configuration_is_pointed_at_with_line_and_column() {
+    let home = Home::new();
+    let check = |text: &str, said: &str| {
+        std::fs::write(home.path().join("hw.toml"), text).unwrap();
+        let ran = home.run(&["config", "check", "hw.toml"]).expect(2);
+        assert!(ran.err.contains(said), "{ran:?}");
+        let ran = home.run(&["up", "--config", "hw.toml"]).expect(2);
+        assert!(ran.err.contains(said), "{ran:?}");
+        assert!(!home.data().exists(), "a bad configuration starts nothing");
+    };
+    check("profile = \"local\"\n[http]\n  lisen = \"127.0.0.1:1\"\n", "hw.toml:3:3: unknown field");
+    check("[http]\nlisen = \"127.0.0.1:1\"\n", "did you mean `listen`?");
+    check("profile = \"local\n", "hw.toml:1:");
+    check("profile = \"lokal\"\n", "is none of local, production");
+    check("[numbers]\nattempt_max = 3\n", "did you mean `attempts_max`?");
+}
+
+#[test]
+fn a_second_instance_is_refused_by_name_and_pid() {
+    let home = Home::new();
+    let node = home.up();
+    let ran = home.run(&["up", "--http", "127.0.0.1:0"]).expect(2);
+    assert!(ran.err.contains(&format!("is in use by healwright (pid {})", node.pid())), "{ran:?}");
+}
+
+#[test]
+fn a_path_that_is_no_bundle_is_answered_with_a_sentence() {
+    let home = Home::new();
+    let ran = home.run(&["verify", "nowhere"]).expect(2);
+    assert!(ran.err.contains("nowhere is no bundle: a bundle is a directory"), "{ran:?}");
+    let ran = home.run(&["verify", "tmp"]).expect(2);
+    assert!(ran.err.contains("tmp is no bundle: it holds neither"), "{ran:?}");
+    std::fs::write(home.path().join("tmp/manifest"), "a shopping list").unwrap();
+    home.run(&["verify", "tmp"]).expect(2);
+}
+
+#[test]
+fn any_flipped_bit_of_a_bundle_is_found_and_its_place_named() {
+    let (home, bundle) = exported();
+    let files = files(&bundle);
+    assert!(files.len() >= 4, "{files:?}");
+    let seed = 7;
+    let mut chance = seed;
+    for n in 0..200 {
+        // xorshift64: enough to spread 200 flips, and the same ones on every run.
+        chance ^= chance << 13;
+        chance ^= chance >> 7;
+        chance ^= chance << 17;
+        let path = &files[n % files.len()];
+        let whole = std::fs::read(path).unwrap();
+        let mut flipped = whole.clone();
+        let bit = usize::try_from(chance % (whole.len() as u64 * 8)).unwrap();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(path, &flipped).unwrap();
+        let ran = home.run(&["verify", "bundle"]);
+        let name = path.strip_prefix(&bundle).unwrap().display().to_string();
+        let placed = ran.out.contains("immutable:log:0/") || ran.out.contains(&name);
+        assert!(ran.code == 1 && placed, "seed {seed}, {name}, bit {bit}: {ran:?}");
+        std::fs::write(path, &whole).unwrap();
+    }
+    home.run(&["verify", "bundle"]).expect(0);
+}
+
+#[test]
+fn with_json_asked_for_errors_are_json_too() {
+    let home = Home::new();
+    for words in [
+        &["verify", "nowhere", "-o", "json"][..],
+        &["status", "-o", "json"],
+        &["stauts", "-o", "json"],
+        &["stauts", "--output=json"],
+        &["-ojson", "stauts"],
+    ] {
+        let ran = home.run(words).expect(2);
+        let error: serde_json::Value = serde_json::from_str(&ran.err).expect(&ran.err);
+        assert!(error["error"]["message"].is_string(), "{ran:?}");
+        assert_eq!(ran.out, "", "{ran:?}");
+    }
+}
+
+#[test]
+fn a_recorded_change_is_in_the_journal_once() {
+    let home = Home::new();
+    let _node = home.up();
+    let record = ["change", "record", "shop", "1.4.2", "--id", "deploy-1142", "-o", "json"];
+    let first = home.run(&record).expect(0).json();
+    let again = home.run(&record).expect(0).json();
+    assert!(first["place"].as_str().unwrap().starts_with("immutable:log:0/"), "{first}");
+    assert_eq!(first["place"], again["place"], "a repeat is answered with the first one's place");
+    let listed = home.run(&["events", "list", "-o", "json"]).expect(0);
+    let changes: Vec<serde_json::Value> = listed
+        .out
+        .lines()
+        .map(|it| serde_json::from_str(it).unwrap())
+        .filter(|it: &serde_json::Value| it["type"] == "change.observed")
+        .collect();
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    assert_eq!(changes[0]["payload"]["id"], "deploy-1142");
+    assert_eq!(changes[0]["place"], first["place"]);
+}
+
+#[test]
+fn a_frozen_node_refuses_releases_and_says_why() {
+    let home = Home::new();
+    let _node = home.up();
+    home.run(&["freeze", "--yes", "--reason", "maintenance"]).expect(0);
+    let ran = home.run(&["freeze", "--yes"]).expect(1);
+    assert!(ran.err.contains("frozen already"), "{ran:?}");
+    let status = home.run(&["status"]).expect(1);
+    assert!(status.out.starts_with("frozen: nothing is changed"), "{status:?}");
+    std::fs::create_dir(home.path().join("release")).unwrap();
+    std::fs::write(home.path().join("release/app"), "app").unwrap();
+    home.run(&["release", "import", "shop", "1.1", "release"]).expect(0);
+    home.run(&["release", "start", "shop", "1.1"]);
+    let topic = ["events", "list", "--topic", "governance.decision.v1", "-o", "json"];
+    let decided = home.run(&topic).expect(0);
+    assert!(decided.out.contains("rejected") && decided.out.contains("frozen"), "{decided:?}");
+    home.run(&["unfreeze", "--yes"]).expect(0);
+    let status = home.run(&["status"]).expect(0);
+    assert!(status.out.starts_with("Healing"), "{status:?}");
+}
+
+/// Flips a bit in the middle of the newest write-ahead log; says where and what it holds now.
+fn damage(home: &Home) -> (PathBuf, Vec<u8>) {
+    let mut logs = files(&home.data().join("journal"));
+    logs.retain(|it| it.extension().is_some_and(|it| it == "log"));
+    let log = logs.pop().unwrap();
+    let mut bytes = std::fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&log, &bytes).unwrap();
+    (log, bytes)
+}
+
+#[test]
+fn a_damaged_data_directory_names_file_loss_and_repair() {
+    let home = Home::new();
+    drop(home.up());
+    let (log, bytes) = damage(&home);
+    let name = log.file_name().unwrap().to_str().unwrap();
+    for words in [&["up", "--http", "127.0.0.1:0"][..], &["status"], &["events", "list"]] {
+        let ran = home.run(words).expect(2);
+        assert!(ran.err.contains(name) && ran.err.contains("at byte"), "{ran:?}");
+        assert!(ran.err.contains("nothing was changed"), "{ran:?}");
+        assert!(ran.err.contains("`healwright repair"), "{ran:?}");
+    }
+    assert_eq!(std::fs::read(&log).unwrap(), bytes, "a damaged directory is left as it is");
+}
+
+#[test]
+fn a_damaged_journal_is_made_anew_from_an_export() {
+    let (home, _) = exported();
+    let entries = home.run(&["events", "list", "-o", "json"]).expect(0).out;
+    damage(&home);
+    home.run(&["status"]).expect(2);
+    home.run(&["repair", "journal", "--from", "bundle"]).expect(0);
+    let again = home.run(&["events", "list", "-o", "json"]).expect(0).out;
+    assert!(entries.starts_with(&again), "what the export holds is back");
+    home.run(&["replay"]).expect(0);
+    drop(home.up());
+    home.run(&["verify"]).expect(0);
+    assert!(home.data().join("journal.damaged").is_dir(), "nothing was deleted");
+}
+
+#[test]
+fn completions_know_the_commands() {
+    let home = Home::new();
+    let ran = home.run(&["completions", "bash"]).expect(0);
+    assert!(ran.out.contains("_healwright()") && ran.out.contains("incident"), "{}", ran.err);
+}
+
+#[test]
+fn nothing_is_coloured_where_nobody_looks_at_a_terminal() {
+    let (home, _) = exported();
+    for words in [&["status"][..], &["events", "list"], &["verify", "bundle"], &["doctor"]] {
+        let ran = home.run(words);
+        assert!(!ran.out.contains('\u{1b}') && !ran.err.contains('\u{1b}'), "{ran:?}");
+        let mut command = home.command(home::HEALWRIGHT);
+        command.args(words).env("NO_COLOR", "1");
+        let ran = home::run(command);
+        assert!(!ran.out.contains('\u{1b}') && !ran.err.contains('\u{1b}'), "{ran:?}");
+    }
+}
