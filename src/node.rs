@@ -28,7 +28,7 @@ use crate::engine::{Engine, Handle, Input};
 use crate::http::{App, Inner, gate::Gate};
 use crate::keys::{Identity, KeyDir};
 use crate::projection::Projection;
-use crate::{dispatch, notify};
+use crate::{dispatch, notify, observe};
 
 /// The one partition of an embedded node.
 pub const PARTITION: u32 = 0;
@@ -226,7 +226,8 @@ impl Node {
         let engine = Engine::start(owner, log)?;
         let handle = engine.handle();
         let projection = Projection::follow(handle.clone());
-        notify::follow(handle.clone(), config.escalation.clone());
+        notify::follow(&handle, config.escalation.clone());
+        observe::follow(&handle);
         let activator = Activator { engine: handle.clone(), operator: Arc::new(operator) };
         activator.activate_all(&config).await?;
         let confirmations =

@@ -14,33 +14,22 @@ use serde_json::{Value, json};
 
 use crate::config::Escalation;
 use crate::engine::Handle;
+use crate::follow::Follower;
 use crate::words;
 
-/// Journal records are read in runs of about this size.
-const READ_BYTES: usize = 1024 * 1024;
 /// A receiver that does not answer within this time has failed.
 const WITHIN: Duration = Duration::from_secs(5);
 
 /// Follows the journal from its present end and tells people of each escalation.
-pub fn follow(engine: Handle, targets: Escalation) {
+pub fn follow(engine: &Handle, targets: Escalation) {
     if targets == Escalation::default() {
         return;
     }
+    let mut follower = Follower::from_end(engine);
     tokio::spawn(async move {
-        let (log, mut moved) = (engine.log(), engine.follow());
-        let mut seq = moved.borrow().next_seq;
-        while moved.changed().await.is_ok() {
-            let next = moved.borrow_and_update().next_seq;
-            while seq < next {
-                let (log, from) = (log.clone(), seq);
-                let read = tokio::task::spawn_blocking(move || log.read(from, READ_BYTES)).await;
-                let Ok(Ok(batches)) = read else { return };
-                for batch in &batches {
-                    seq = batch.next_seq();
-                    for entry in &batch.entries {
-                        tell(entry, &targets).await;
-                    }
-                }
+        while let Some(batches) = follower.next().await {
+            for entry in batches.iter().flat_map(|it| &it.entries) {
+                tell(entry, &targets).await;
             }
         }
     });

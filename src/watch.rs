@@ -11,13 +11,11 @@ use topologies::profile::Profile;
 use crate::cli::{self, Form};
 use crate::config::{budget, words as split};
 use crate::engine::Handle;
+use crate::follow::Follower;
 use crate::node::{Node, NodeConfig};
 use crate::out::Out;
 use crate::session::Session;
 use crate::{keys, up, words};
-
-/// Journal records are read in runs of about this size.
-const READ_BYTES: usize = 1024 * 1024;
 
 /// Starts the service, watches it, and heals it until it is told to stop.
 ///
@@ -93,22 +91,9 @@ fn path_variable() -> BTreeMap<String, String> {
 
 /// Tells the story as it happens: one line for what a person wants to know.
 async fn tell(engine: Handle, out: Out) {
-    let (log, mut moved) = (engine.log(), engine.follow());
-    let mut seq = 0;
-    loop {
-        let next = moved.borrow_and_update().next_seq;
-        while seq < next {
-            let (log, from) = (log.clone(), seq);
-            let read = tokio::task::spawn_blocking(move || log.read(from, READ_BYTES)).await;
-            let Ok(Ok(batches)) = read else { return };
-            for batch in &batches {
-                batch.entries.iter().for_each(|entry| show(out, entry));
-                seq = batch.next_seq();
-            }
-        }
-        if moved.changed().await.is_err() {
-            return;
-        }
+    let mut follower = Follower::from_zero(&engine);
+    while let Some(batches) = follower.next().await {
+        batches.iter().flat_map(|it| &it.entries).for_each(|entry| show(out, entry));
     }
 }
 
