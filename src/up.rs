@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, bail};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use runner::agent;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +18,9 @@ use crate::config::{Config, LISTEN_DEFAULT};
 use crate::node::{Node, NodeConfig};
 use crate::out::Out;
 use crate::session::Session;
+
+/// Steps of the confidence ladder and of its gates (spec 30 §4).
+const CONFIDENCE_BUCKETS: &[f64] = &[0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1.0];
 
 /// Runs a node until it is told to stop.
 ///
@@ -133,7 +136,11 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// # Errors
 /// A recorder is installed already.
 pub fn metrics() -> anyhow::Result<PrometheusHandle> {
-    PrometheusBuilder::new().install_recorder().context("installing the metrics recorder")
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full("rca_confidence".to_owned()), CONFIDENCE_BUCKETS)
+        .context("setting the buckets of a metric")?
+        .install_recorder()
+        .context("installing the metrics recorder")
 }
 
 /// Logs go to stderr; `RUST_LOG` chooses what.
