@@ -1,6 +1,6 @@
 //! Windows: no hook is proven yet, and this file says so.
 //!
-//! The spec's hooks (service manager, VSS, Authenticode) are not written. Each method answers with a
+//! The hooks of the spec (service manager, VSS, Authenticode) are not written. Each method gives a
 //! capability gap, so nothing that is asked of such a host can look done (spec 60 §6).
 
 use schemas::event::TelemetrySample;

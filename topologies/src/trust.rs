@@ -7,7 +7,7 @@
 //! Invariants:
 //! - Only outcomes that execution or deployment derived count; a copy from outside never does.
 //! - An outcome counts once, and one that nobody knows counts not at all.
-//! - Trust stays within [`FLOOR`] and 1.
+//! - Trust stays within `FLOOR` and 1.
 
 use std::collections::BTreeMap;
 

@@ -2,8 +2,8 @@
 //! which they must be carried out.
 //!
 //! It touches the runner's own small files and nothing else: no socket, no thread, no host. The
-//! durable steps of protocol.md §7 all lie here, in [`Agent::dispatch`], [`Agent::granted`] and
-//! [`Agent::finished`], and every way through them is a test.
+//! durable steps of protocol.md §7 all lie here, in `Agent::dispatch`, `Agent::granted` and
+//! `Agent::finished`, and every way through them is a test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -157,7 +157,7 @@ impl Agent {
     /// Takes what came of a job.
     ///
     /// # Errors
-    /// As [`Agent::take`].
+    /// As `Agent::take`.
     pub fn finished(&mut self, finished: Finished) -> Result<Vec<Effect>, Error> {
         let mut effects = match finished.work {
             Work::Request { id, expires_at, outcome } => {
@@ -183,7 +183,7 @@ impl Agent {
     /// Does what is due.
     ///
     /// # Errors
-    /// As [`Agent::take`].
+    /// As `Agent::take`.
     pub fn tick(&mut self) -> Result<Vec<Effect>, Error> {
         let now = self.clock.monotone();
         let mut effects = Vec::new();
