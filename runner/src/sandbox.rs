@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::supervisor::{base_variables, find};
+use crate::supervisor::{base_variables, find, kill_with_children};
 
 use inner::{MARK, PLAN, Plan, Verdict};
 
@@ -27,6 +27,9 @@ use inner::{MARK, PLAN, Plan, Verdict};
 pub const BUBBLEWRAP: &str = "bubblewrap";
 /// A run is killed after this, and says so (spec 60 §13).
 pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// The inner part ends by itself so long after it should have been killed, in case that whoever
+/// should kill it is gone.
+const OVER: Duration = Duration::from_secs(2);
 /// Bytes of output that are kept.
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
 /// The user inside, whoever runs it outside.
@@ -121,7 +124,9 @@ impl Sandbox {
     }
 
     fn arguments(&self, plan: &Plan, policy: &Policy) -> Result<Vec<OsString>, Error> {
-        let json = serde_json::to_string(plan)
+        let limit = policy.timeout.min(TIMEOUT) + OVER;
+        let plan = Plan { limit_ms: limit.as_millis() as u64, ..plan.clone() };
+        let json = serde_json::to_string(&plan)
             .map_err(|why| Error::refused("sandbox plan", why.to_string()))?;
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
@@ -167,14 +172,16 @@ pub(crate) fn needs_of(program: &Path) -> Vec<PathBuf> {
     vec![tree.map_or_else(|| real.clone(), Path::to_path_buf)]
 }
 
-/// Waits for the end, or kills at the deadline. Everything inside dies with bubblewrap.
+/// Waits for the end, or kills at the deadline. Everything inside dies with its first process.
 fn wait(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
     loop {
         if let Ok(Some(status)) = child.try_wait() {
             return Some(status);
         }
         if Instant::now() >= deadline {
-            let _ = child.kill();
+            // The first process inside is a child of bubblewrap's, and --die-with-parent does
+            // not hold before it is set up: killing bubblewrap alone could leave it behind.
+            kill_with_children(child.id());
             let _ = child.wait();
             return None;
         }

@@ -32,8 +32,8 @@ use serde::{Deserialize, Serialize};
 pub use probe::{Seen, Target};
 pub(crate) use prober::{Role, Standing, watch};
 pub use process::Identity;
-pub(crate) use process::find;
 use process::{INSTANCE, LOOK, Launch};
+pub(crate) use process::{find, kill_with_children};
 pub(crate) use spec::Words;
 pub use spec::{EnvironmentSpec, ReleaseSpec, ServiceSpec};
 
@@ -42,7 +42,7 @@ use crate::error::Error;
 
 /// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
-/// A process that ends within this of its start has failed to start.
+/// A process whose wellness cannot be seen and that ends within this has failed to start.
 const START_FAILED_WITHIN: Ns = Ns::from_s(2);
 /// A service without probe and heartbeat counts as started when it has lived so long.
 const SETTLED: Duration = Duration::from_millis(500);
@@ -104,7 +104,9 @@ pub struct SlotRecord {
     pub started_at: Ns,
     /// The process of the run; none before it is known and after it was ended.
     pub process: Option<Identity>,
-    /// Whether that run ended within two seconds.
+    /// Whether that run was seen well.
+    pub was_well: bool,
+    /// Whether that run ended without ever being well.
     pub start_failed: bool,
 }
 
@@ -206,6 +208,7 @@ impl Service {
             record.port = port;
             record.instance.clone_from(&instance);
             record.started_at = started_at;
+            record.was_well = false;
             record.start_failed = false;
         })?;
         self.steps.reach("start: announced")?;
@@ -251,8 +254,8 @@ impl Service {
                 let why = format!("its process ended; {}", self.last_words(slot));
                 return Err(not_well(&why));
             }
-            let waits = spec.probe_url.is_empty() && spec.heartbeat_file.is_empty();
-            if seen.passed && !(waits && start.elapsed() < SETTLED) {
+            if seen.passed && (spec.is_probed() || start.elapsed() >= SETTLED) {
+                self.note_well(slot);
                 return Ok(seen.ms);
             }
             if Instant::now() >= deadline {
@@ -289,14 +292,26 @@ impl Service {
         fs::canonicalize(self.dir.join(format!("{}.current", slot.as_str()))).ok()
     }
 
-    /// Notes that the process of `slot` has ended, once; whether it failed to start.
+    /// Notes that the run in `slot` was seen well, once.
+    pub(crate) fn note_well(&self, slot: Slot) {
+        if !self.slot(slot).was_well {
+            let result = self.update(slot, |record| record.was_well = true);
+            if let Err(error) = result {
+                tracing::warn!(%error, "cannot record that a service is well");
+            }
+        }
+    }
+
+    /// Notes that the process of `slot` has ended, once; whether it failed to start: it was
+    /// never well or, where wellness cannot be seen, it ended within two seconds.
     pub(crate) fn note_end(&self, slot: Slot) -> bool {
         let record = self.slot(slot);
         let Some(identity) = &record.process else { return record.start_failed };
         if identity.is_alive() {
             return false;
         }
-        let failed = now().since(record.started_at) <= START_FAILED_WITHIN;
+        let early = now().since(record.started_at) <= START_FAILED_WITHIN;
+        let failed = !record.was_well && (self.spec().is_probed() || early);
         if failed && !record.start_failed {
             let result = self.update(slot, |record| record.start_failed = true);
             if let Err(error) = result {

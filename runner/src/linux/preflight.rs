@@ -179,6 +179,7 @@ fn plan_of(spec: &ServiceSpec, dir: &Path, venv: Option<&Path>) -> Result<(Plan,
         probe_timeout_ms: spec.probe_timeout().as_millis() as u64,
         within_ms: within,
         must_live: !probed,
+        ..Plan::default()
     };
     Ok((plan, Policy { readable, timeout: TIMEOUT }))
 }

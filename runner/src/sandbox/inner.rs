@@ -49,6 +49,8 @@ pub struct Plan {
     pub probe_timeout_ms: u64,
     /// Milliseconds in which a probe must have passed.
     pub within_ms: u64,
+    /// Milliseconds after which all of it ends, whoever watches; set by the sandbox.
+    pub limit_ms: u64,
     /// The command is a worker: to live for `within_ms` is to pass.
     pub must_live: bool,
 }
@@ -152,6 +154,10 @@ fn observe(plan: &Plan, child: &mut Child, start: Instant, verdict: &mut Verdict
                 verdict.ready_ms = start.elapsed().as_millis() as u64;
                 return;
             }
+        }
+        if start.elapsed() >= Duration::from_millis(plan.limit_ms) {
+            verdict.detail = "it did not come to an end".to_owned();
+            return;
         }
         if !waits_for_end && start.elapsed() >= within {
             if plan.must_live {

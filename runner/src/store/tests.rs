@@ -340,6 +340,7 @@ fn c01_no_swap_gets_an_unverified_byte_into_a_release() {
 }
 
 /// C02. Manifests made of hostile paths: each is refused, or writes within its folder only.
+/// `HEALWRIGHT_FULL=1` lays every accepted one out, else the first hundred.
 #[test]
 fn c02_no_generated_manifest_writes_outside_of_its_folder() {
     let fixture = Fixture::new();
@@ -353,7 +354,8 @@ fn c02_no_generated_manifest_writes_outside_of_its_folder() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize % n
     };
-    let mut n_written = 0;
+    let full = std::env::var_os("HEALWRIGHT_FULL").is_some();
+    let mut n_accepted = 0;
     for _ in 0..5_000 {
         let path: Vec<&str> = (0..=next(4)).map(|_| parts[next(parts.len())]).collect();
         let text = format!(
@@ -362,6 +364,10 @@ fn c02_no_generated_manifest_writes_outside_of_its_folder() {
             path.join("/")
         );
         let Ok(manifest) = Manifest::decode(&text) else { continue };
+        n_accepted += 1;
+        if n_accepted > 100 && !full {
+            continue;
+        }
         let digest = manifest.digest();
         let signer = fixture.key.public();
         let verified = Verified { manifest, digest, signer };
@@ -369,7 +375,6 @@ fn c02_no_generated_manifest_writes_outside_of_its_folder() {
         let outside: Vec<_> = fs::read_dir(&root).unwrap().flatten().collect();
         assert_eq!(outside.len(), 1, "{path:?} wrote {outside:?}");
         fs::remove_dir_all(root.join("out")).unwrap();
-        n_written += 1;
     }
-    assert!(n_written > 100, "the generator must reach the writing, {n_written}");
+    assert!(n_accepted > 100, "the generator must reach the writing, {n_accepted}");
 }

@@ -92,8 +92,11 @@ impl Prober {
             if role == Role::Live {
                 say("svc_restarts", restarts as f64);
             }
-            if !spec.probe_url.is_empty() || !spec.heartbeat_file.is_empty() {
+            if spec.is_probed() {
                 let seen = self.service.look(slot, &spec);
+                if alive && seen.passed {
+                    self.service.note_well(slot);
+                }
                 say("probe", number(seen.passed));
                 say("probe_ms", seen.ms);
             }

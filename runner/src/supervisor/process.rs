@@ -52,6 +52,7 @@ pub(crate) struct Launch<'a> {
 
 struct Stat {
     state: char,
+    parent: u32,
     session: u32,
     start_ticks: u64,
 }
@@ -181,6 +182,26 @@ pub(crate) fn find_instance(instance: &str) -> Option<Identity> {
     pids().filter(leads).find(carries).and_then(Identity::of)
 }
 
+/// Kills `pid`, a child of ours that is not reaped yet, and its children with it. It is stopped
+/// first, so that it cannot have another one after they were listed.
+pub(crate) fn kill_with_children(pid: u32) {
+    let send = |pid: u32, signal: Signal| {
+        // One that ended in between is what is wanted.
+        let _ = pid_of(pid).map(|pid| rustix::process::kill_process(pid, signal));
+    };
+    send(pid, Signal::STOP);
+    let start = Instant::now();
+    while stat(pid).is_some_and(|it| it.runs() && it.state != 'T')
+        && start.elapsed() < KILL_PATIENCE
+    {
+        std::thread::sleep(LOOK);
+    }
+    for child in pids().filter(|child| stat(*child).is_some_and(|it| it.parent == pid)) {
+        send(child, Signal::KILL);
+    }
+    send(pid, Signal::KILL);
+}
+
 /// The file of a program, found as a shell would find it.
 pub(crate) fn find(program: &str, cwd: &Path, path: &str) -> Result<PathBuf, Error> {
     let is_program = |candidate: &PathBuf| {
@@ -220,6 +241,7 @@ fn stat(pid: u32) -> Option<Stat> {
     let fields: Vec<&str> = rest.split(' ').collect();
     Some(Stat {
         state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
         session: fields.get(3)?.parse().ok()?,
         start_ticks: fields.get(19)?.parse().ok()?,
     })

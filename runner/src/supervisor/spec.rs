@@ -118,6 +118,11 @@ impl ServiceSpec {
         !self.proxy.is_empty()
     }
 
+    /// Whether it can be seen to be well, other than by its process being there.
+    pub(crate) fn is_probed(&self) -> bool {
+        !self.probe_url.is_empty() || !self.heartbeat_file.is_empty()
+    }
+
     /// Whether a port must be found for it.
     pub(crate) fn wants_port(&self) -> bool {
         self.command.iter().any(|word| word.contains("{port}"))

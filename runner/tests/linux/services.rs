@@ -1,6 +1,7 @@
 //! Supervision: start, probe, restart, the end of everything, adoption.
 
 use std::fs;
+use std::process::{Child, Command, Stdio};
 
 use runner::host::Host as _;
 use runner::supervisor::ServiceSpec;
@@ -8,6 +9,24 @@ use rustix::process::Signal;
 use schemas::event::RunnerStatus;
 
 use crate::support::{Bench, SHOP, command, get, runs, service, signal, wait_for};
+
+/// A process that is none of ours, and is gone when the test is.
+struct Stranger(Child);
+
+impl Stranger {
+    fn new() -> Self {
+        let mut command = Command::new("/bin/sleep");
+        command.arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Stranger(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 #[test]
 fn a_declared_service_runs_and_its_probes_pass() {
@@ -40,15 +59,14 @@ fn a_killed_service_is_reported_and_only_a_restart_brings_it_back() {
     assert_ne!(bench.live().pid, Some(before));
     assert_eq!(outcome.metrics["pid"], f64::from(bench.live().pid.unwrap()));
     wait_for("a passed probe", || bench.latest("probe") == Some(1.0));
-    let restarts = bench
-        .samples
-        .lock()
-        .unwrap()
-        .iter()
-        .filter(|it| it.series.key == "svc_restarts")
-        .map(|it| it.value)
-        .sum::<f64>();
-    assert!((restarts - 1.0).abs() < f64::EPSILON, "{restarts}");
+    let restarts = || {
+        let samples = bench.samples.lock().unwrap();
+        let counts = samples.iter().filter(|it| it.series.key == "svc_restarts");
+        counts.map(|it| it.value as u32).sum::<u32>()
+    };
+    wait_for("the restart to be counted", || restarts() > 0);
+    assert_eq!(restarts(), 1);
+    assert_eq!(bench.latest("start_failed"), Some(0.0), "it was well before it was killed");
 }
 
 #[test]
@@ -101,19 +119,20 @@ fn a_service_outlives_the_runner_and_is_adopted() {
 fn a_recorded_pid_that_is_somebody_elses_is_never_signalled() {
     let mut bench = Bench::new();
     bench.host().declare(&service()).unwrap();
+    // After the first passed probe nothing more is written to the record.
+    wait_for("a passed probe", || bench.latest("probe") == Some(1.0));
     let path = bench.home().join("green.json");
     let real = bench.live().pid.unwrap();
-    let mut stranger = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+    let stranger = Stranger::new();
     let text = fs::read_to_string(&path).unwrap();
-    let forged = text.replace(&format!("\"pid\": {real}"), &format!("\"pid\": {}", stranger.id()));
+    let forged =
+        text.replace(&format!("\"pid\": {real}"), &format!("\"pid\": {}", stranger.0.id()));
     assert_ne!(text, forged);
     fs::write(&path, forged).unwrap();
     bench.open();
     assert_eq!(bench.live().pid, None);
     bench.done("restart:shop", None);
-    assert!(runs(stranger.id()));
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
+    assert!(runs(stranger.0.id()));
     signal(real, Signal::KILL);
 }
 
