@@ -129,7 +129,13 @@ impl Heads {
         let from = self.read_back.size();
         let mut seq = from;
         while seq < head.next_seq {
-            for batch in log.read(seq, READ_BYTES)? {
+            let batches = log.read(seq, READ_BYTES)?;
+            if batches.is_empty() {
+                // Answered `Appended`, and not there: waiting for it would never end.
+                let place = schemas::envelope::reference(head.partition, seq);
+                return Err(EngineError::ReadBack { place });
+            }
+            for batch in batches {
                 batch.entries.iter().for_each(|entry| self.read_back.push(entry.leaf()));
                 seq = batch.next_seq();
             }

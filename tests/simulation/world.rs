@@ -1,0 +1,467 @@
+//! A world of one host around a real owner on a log in memory: a service that hangs and dies, a
+//! runner that answers as the real one would, clients that retry, and a process that crashes.
+//!
+//! Time and chance come from the seed alone. What a crash takes is the owner with all its
+//! memory and every record of the inboxes, as on the embedded log; disk and runner stay.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use healwright::engine::heads::Heads;
+use healwright::engine::owner::{Office, Owner, Taken};
+use healwright::engine::{EngineError, Input};
+use healwright::keys::Identity;
+use schemas::event::*;
+use schemas::signature::{KeyPair, signature_text};
+use schemas::{Actor, ActorKind, Event, Ns, Stream, Uuid};
+use serde::Serialize;
+use state::memory::{Fault, MemoryLog};
+use state::{Log, Store};
+use topologies::config::{Host, Service, Signers};
+use topologies::profile::Profile;
+use topologies::testing::series;
+
+pub const HOST: &str = "h1";
+pub const OPERATOR: &str = "operator";
+pub const SERVICE: &str = "api";
+const START: Ns = Ns(1_772_445_600_000_000_000);
+
+/// SplitMix64: small, seeded, the same everywhere.
+#[derive(Clone)]
+pub struct Seed(pub u64);
+
+impl Seed {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// What a crash leaves behind (protocol.md §2, the table).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// Before the append, or in it: nothing was persisted.
+    NotPersisted,
+    /// In the append: the chain has it, the state does not, nobody was answered.
+    Unanswered,
+    /// In the append: chain and state have it, nobody was answered.
+    Committed,
+    /// After the append, before answers and effects.
+    BeforeEffects,
+    /// After the head was signed, before answers and effects.
+    AfterSigning,
+}
+
+pub const CRASHES: [Crash; 5] = [
+    Crash::NotPersisted,
+    Crash::Unanswered,
+    Crash::Committed,
+    Crash::BeforeEffects,
+    Crash::AfterSigning,
+];
+
+/// How the service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    Up,
+    Hung,
+    Dead,
+    /// Nobody measures it.
+    Silent,
+}
+
+/// Deliberate breaks of what stands around the owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Breaks {
+    /// Clients are told before the append.
+    pub acknowledges_early: bool,
+    /// The runner forgets its receipts when the node crashes.
+    pub forgets_receipts: bool,
+}
+
+pub type Disk = (Arc<dyn Log>, Arc<dyn Store>);
+
+pub struct World {
+    pub memory: Arc<MemoryLog>,
+    pub disk: Disk,
+    pub owner: Option<Owner>,
+    pub now: Ns,
+    pub seed: Seed,
+    pub condition: Condition,
+    pub breaks: Breaks,
+    pub operator: KeyPair,
+    pub runner: KeyPair,
+    /// Acknowledged places by client id.
+    pub acknowledged: BTreeMap<String, u64>,
+    /// How often the runner really started each request.
+    pub started: BTreeMap<Uuid, u32>,
+    /// Whether every restart helps; otherwise one in five does not.
+    pub restarts_help: bool,
+    pub most_open: usize,
+    pub n_crashes: u32,
+    pub n_cycles: u64,
+    identity: Identity,
+    directory: tempfile::TempDir,
+    unanswered: BTreeMap<String, Input>,
+    in_flight: BTreeMap<(u64, u64), String>,
+    receipts: BTreeSet<Uuid>,
+    seen: u64,
+    probed: Ns,
+    n: u64,
+    versions: BTreeMap<String, u64>,
+}
+
+fn directory() -> tempfile::TempDir {
+    // Head records are fsynced; in memory that costs nothing and the order is the same.
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        World::with(seed, |memory| (memory.clone(), memory))
+    }
+
+    pub fn with(seed: u64, disk: impl FnOnce(Arc<MemoryLog>) -> Disk) -> Self {
+        let key = |n| KeyPair::from_seed(&[n; 32]);
+        let identity = Identity::new("sim", HOST, &key(1), key(2));
+        let memory = Arc::new(MemoryLog::new(&identity.deployment, 0));
+        let mut world = World {
+            disk: disk(memory.clone()),
+            memory,
+            owner: None,
+            now: START,
+            seed: Seed(seed),
+            condition: Condition::Up,
+            breaks: Breaks::default(),
+            operator: key(3),
+            runner: key(4),
+            acknowledged: BTreeMap::new(),
+            started: BTreeMap::new(),
+            restarts_help: false,
+            most_open: 0,
+            n_crashes: 0,
+            n_cycles: 0,
+            identity,
+            directory: directory(),
+            unanswered: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            receipts: BTreeSet::new(),
+            seen: 0,
+            probed: Ns(0),
+            n: 0,
+            versions: BTreeMap::new(),
+        };
+        world.start();
+        world.configure();
+        world
+    }
+
+    fn configure(&mut self) {
+        let keys = BTreeMap::from([(OPERATOR.to_owned(), self.operator.public())]);
+        self.activate("signers", &Signers { keys });
+        let sandbox = vec!["bwrap".to_owned()];
+        let host = Host { host: HOST.to_owned(), key: self.runner.public(), sandbox };
+        self.activate("runner/h1", &host);
+        self.activate("profile", &Profile::local());
+        self.serve(SERVICE);
+        self.cycle();
+    }
+
+    /// Takes a service under care.
+    pub fn serve(&mut self, name: &str) {
+        let (host, probe_url) = (HOST.to_owned(), "http://127.0.0.1:{port}/".to_owned());
+        let command = vec!["serve".to_owned()];
+        let name = name.to_owned();
+        let key = format!("service/{name}");
+        let service = Service { name, host, probe_url, command, ..Service::default() };
+        self.activate(&key, &service);
+    }
+
+    pub fn activate(&mut self, name: &str, body: &impl Serialize) {
+        let body = serde_json::to_string(body).unwrap();
+        let version = self.versions.entry(name.to_owned()).or_default();
+        *version += 1;
+        let mut config = ConfigActivated {
+            kind: ConfigKind::Policy,
+            name: name.to_owned(),
+            version: *version,
+            digest: ConfigActivated::digest_of(&body),
+            approved_by: OPERATOR.to_owned(),
+            audit_log_id: None,
+            body: Some(body),
+            signature: None,
+        };
+        let signed = self.operator.sign(CONFIG_DOMAIN, &config.statement());
+        config.signature = Some(signature_text(&signed));
+        self.send(&Input::new(human(), name, config));
+    }
+
+    /// The record of the next owner: another node has another.
+    fn record(&self) -> PathBuf {
+        self.directory.path().join("head")
+    }
+
+    pub fn office(&mut self, disk: Disk, record: PathBuf) -> Office<'_> {
+        let mut seed = Seed(self.seed.next());
+        Office {
+            log: disk.0,
+            store: disk.1,
+            identity: &self.identity,
+            endpoint: "127.0.0.1:1".to_owned(),
+            heads: Heads::open(&record, None).unwrap(),
+            chance: Box::new(move |buffer| {
+                buffer.iter_mut().for_each(|byte| *byte = seed.next() as u8);
+            }),
+        }
+    }
+
+    /// Starts a process on the disk, again if it crashes while it takes office.
+    pub fn start(&mut self) {
+        let (disk, record, now) = (self.disk.clone(), self.record(), self.now);
+        for _ in 0..8 {
+            let office = self.office(disk.clone(), record.clone());
+            match Owner::elect(office, now) {
+                Ok(owner) => {
+                    self.owner = Some(owner);
+                    return;
+                }
+                Err(EngineError::Log(_)) => {}
+                Err(error) => panic!("cannot take office: {error}"),
+            }
+        }
+        panic!("eight elections failed");
+    }
+
+    /// The process is gone, and what it held in memory with it.
+    pub fn crash(&mut self) {
+        self.n_crashes += 1;
+        self.owner = None;
+        self.in_flight.clear();
+        for stream in [Stream::Inbox, Stream::Control] {
+            self.memory.forget(stream, u64::MAX).unwrap();
+        }
+        if self.breaks.forgets_receipts {
+            self.receipts.clear();
+            self.seen = 0;
+        }
+        self.start();
+        // Clients that heard nothing send again under the same id.
+        for input in self.unanswered.clone().into_values() {
+            self.send(&input);
+        }
+    }
+
+    /// The chain was taken over by another node with a disk of its own.
+    pub fn move_to(&mut self, memory: MemoryLog) {
+        self.memory = Arc::new(memory);
+        self.disk = (self.memory.clone(), self.memory.clone());
+        self.crash();
+    }
+
+    pub fn send(&mut self, input: &Input) {
+        let stream = input.stream();
+        let range = self.disk.0.send(stream, &[input.encode().unwrap()]).unwrap();
+        let Some(id) = client_id(&input.event) else { return };
+        if self.breaks.acknowledges_early {
+            let next = self.owner.as_ref().map_or(0, |it| it.head().next_seq);
+            self.acknowledged.entry(id).or_insert(next);
+            return;
+        }
+        self.unanswered.insert(id.clone(), input.clone());
+        self.in_flight.insert((stream as u64, range.start), id);
+    }
+
+    /// A client reports a change; sometimes twice, for it is impatient.
+    pub fn change(&mut self) {
+        self.n += 1;
+        let id = format!("change-{}", self.n);
+        let change = ChangeObserved {
+            id,
+            service: SERVICE.to_owned(),
+            kind: ChangeKind::Flag,
+            version: self.n.to_string(),
+            reference: String::new(),
+            author: String::new(),
+            summary: "a flag".to_owned(),
+            at: None,
+        };
+        let input = Input::new(Actor::system("api"), SERVICE, change);
+        self.send(&input);
+        if self.seed.one_in(4) {
+            self.send(&input);
+        }
+    }
+
+    pub fn command(&mut self, command: FreezeVerb) {
+        self.n += 1;
+        let mut command = FreezeCommand {
+            scope: "deployment".to_owned(),
+            command,
+            signer_id: OPERATOR.to_owned(),
+            reason: "drill".to_owned(),
+            signature: String::new(),
+            audit_confirmation: None,
+            signers: Vec::new(),
+            nonce: format!("nonce-{}", self.n),
+        };
+        let signed = self.operator.sign(FREEZE_DOMAIN, &command.statement());
+        command.signature = signature_text(&signed);
+        self.send(&Input::new(human(), "deployment", command));
+    }
+
+    /// What the runner measures, every half second.
+    pub fn probe(&mut self) {
+        if self.now.since(self.probed) < Ns::from_ms(500) || self.condition == Condition::Silent {
+            return;
+        }
+        self.probed = self.now;
+        let up = f64::from(u8::from(self.condition == Condition::Up));
+        let exists = f64::from(u8::from(self.condition != Condition::Dead));
+        let sample = TelemetrySample {
+            source: "runner".to_owned(),
+            exporter: String::new(),
+            series: ["probe", "process_up"].map(|key| series(SERVICE, key, &[])).to_vec(),
+            series_idx: vec![0, 1],
+            ts_ns: vec![self.now.0; 2],
+            value: vec![up, exists],
+            snapshot: None,
+        };
+        let record = Event::from(sample).encode().unwrap();
+        self.disk.0.send(Stream::Telemetry, &[record]).unwrap();
+    }
+
+    /// One cycle of the owner that goes well, and everything that follows it.
+    pub fn cycle(&mut self) {
+        self.cycle_until(None);
+    }
+
+    /// One cycle that ends as `crash` says.
+    pub fn cycle_until(&mut self, crash: Option<Crash>) {
+        self.n_cycles += 1;
+        let fault = crash.and_then(|it| match it {
+            Crash::NotPersisted => Some(Fault::NotPersisted),
+            Crash::Unanswered => Some(Fault::Unanswered),
+            Crash::Committed => Some(Fault::Committed),
+            Crash::BeforeEffects | Crash::AfterSigning => None,
+        });
+        self.memory.plan(fault.map(Some));
+        let now = self.now;
+        let owner = self.owner.as_mut().unwrap();
+        let cycle = match owner.cycle(now) {
+            Ok(cycle) => cycle,
+            Err(EngineError::Log(_) | EngineError::Superseded { .. }) => return self.crash(),
+            Err(error) => panic!("the partition stopped: {error}"),
+        };
+        if crash == Some(Crash::AfterSigning) || self.n_cycles.is_multiple_of(8) {
+            owner.sign_head(now, true).unwrap();
+        }
+        if matches!(crash, Some(Crash::BeforeEffects | Crash::AfterSigning)) {
+            return self.crash();
+        }
+        let open = owner.look("triggers", topologies::triggers::all_open).len();
+        self.most_open = self.most_open.max(open);
+        cycle.taken.iter().for_each(|taken| self.answer(taken));
+        self.run_requests();
+    }
+
+    fn answer(&mut self, taken: &Taken) {
+        if let Some(id) = self.in_flight.remove(&(taken.stream as u64, taken.position)) {
+            self.unanswered.remove(&id);
+            self.acknowledged.entry(id).or_insert(taken.seq);
+        }
+    }
+
+    /// The runner: what is linked and not yet in its receipts is done once and answered.
+    fn run_requests(&mut self) {
+        let end = self.disk.0.head().unwrap().next_seq;
+        let mut requests = Vec::new();
+        while self.seen < end {
+            for batch in self.disk.0.read(self.seen, 1 << 20).unwrap() {
+                self.seen = batch.next_seq();
+                requests.extend(batch.entries.iter().filter_map(|it| match it.event() {
+                    Ok(Event::RunnerRequest(request)) => Some(request),
+                    _ => None,
+                }));
+            }
+        }
+        for request in requests {
+            self.execute(&request);
+        }
+    }
+
+    pub fn execute(&mut self, request: &RunnerRequest) {
+        if !self.receipts.insert(request.id) {
+            return;
+        }
+        *self.started.entry(request.id).or_default() += 1;
+        let helps = self.restarts_help || !self.seed.one_in(5);
+        if helps && self.condition != Condition::Silent {
+            self.condition = Condition::Up;
+        }
+        let mut result = RunnerResult {
+            id: request.id,
+            status: RunnerStatus::Success,
+            metrics: BTreeMap::new(),
+            logs_ref: String::new(),
+            snapshot: String::new(),
+            explanation: "restarted".to_owned(),
+            kind: None,
+            host: Some(HOST.to_owned()),
+            checks: None,
+            known: None,
+            signature: None,
+        };
+        let signed = self.runner.sign(RESULT_DOMAIN, &result.statement());
+        result.signature = Some(signature_text(&signed));
+        let actor = Actor { id: HOST.to_owned(), kind: ActorKind::Agent, key_id: None };
+        self.send(&Input::new(actor, HOST, result));
+    }
+
+    /// Time passes, and things happen by chance.
+    pub fn step(&mut self, crash: Option<Crash>) {
+        self.now = self.now + Ns::from_ms(50 + self.seed.below(250));
+        if self.seed.one_in(6) {
+            self.change();
+        }
+        if self.condition == Condition::Up && self.seed.one_in(40) {
+            self.condition = if self.seed.one_in(2) { Condition::Hung } else { Condition::Dead };
+        }
+        self.probe();
+        self.cycle_until(crash);
+    }
+
+    /// A quiet stretch without crashes.
+    pub fn settle(&mut self, steps: u32) {
+        for _ in 0..steps {
+            self.now = self.now + Ns::from_ms(250);
+            self.probe();
+            self.cycle();
+        }
+    }
+
+    /// Inputs that a client sent and has no answer for.
+    pub fn n_unanswered(&self) -> usize {
+        self.unanswered.len()
+    }
+}
+
+pub fn human() -> Actor {
+    Actor { id: OPERATOR.to_owned(), kind: ActorKind::Human, key_id: None }
+}
+
+/// The id by which the checker tells inputs apart.
+pub fn client_id(event: &Event) -> Option<String> {
+    healwright::engine::bookkeeping::client_id(event)
+}
