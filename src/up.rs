@@ -11,6 +11,7 @@ use runner::agent;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use topologies::config::Service;
+use topologies::profile::Profile;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli;
@@ -73,22 +74,26 @@ fn node_config(session: &Session, config: &Config, args: &cli::Up) -> anyhow::Re
              `http.token_file`, or listen on loopback"
         );
     }
+    let profile = config.profile()?;
     Ok(NodeConfig {
         data: session.data().to_owned(),
         listen,
         token,
         hosts: config.http.hosts.clone(),
-        profile: config.profile()?,
-        services: config.service.iter().map(here).collect(),
+        services: config.service.iter().map(|it| here(it, &profile)).collect(),
+        profile,
         head_record: config.head_record.clone(),
         escalation: config.escalation.clone(),
         runner: !args.no_runner,
     })
 }
 
-/// A service that names no host runs on this one.
-fn here(service: &Service) -> Service {
+/// What a service leaves out: it runs on this host, and is probed as the profile says.
+fn here(service: &Service, profile: &Profile) -> Service {
     let mut service = service.clone();
+    if service.probe_every_ms == 0 {
+        service.probe_every_ms = profile.probe_period_ms;
+    }
     if service.host.is_empty() {
         service.host = crate::keys::host_name();
     }
