@@ -3,7 +3,7 @@
 //! It runs the real binary in an empty home, once as a person does and once in a network
 //! namespace that has nothing but `lo`. Times are asserted only where the promise is one.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 #[allow(dead_code)]
 #[path = "blackbox/home.rs"]
