@@ -191,10 +191,10 @@ fn a07_two_owners_on_one_chain_write_one_history() {
 #[test]
 fn a_node_with_an_empty_disk_takes_over_and_folds_to_the_same_state() {
     let mut world = World::new(11);
-    stormy(&mut world, 80);
+    stormy(&mut world, 400);
     let beside = world.memory.beside();
     world.move_to(beside);
-    stormy(&mut world, 80);
+    stormy(&mut world, 400);
     world.settle(20);
     check(&world).unwrap();
 }

@@ -61,7 +61,7 @@ impl Heads {
     pub fn restore(
         &mut self,
         log: &dyn Log,
-        state: &State,
+        state: &mut State,
         head: &Head,
     ) -> Result<(), EngineError> {
         let size = head.next_seq;
@@ -75,7 +75,11 @@ impl Heads {
                 seq = batch.next_seq();
             }
         }
-        self.tree = Tree::restore(size, &|id| tile(state, id), &tail)?;
+        self.tree = match Tree::restore(size, &|id| tile(state, id), &tail) {
+            Ok(tree) => tree,
+            // A state that was folded anew holds no tiles: they are not the folds' to say.
+            Err(_) => regrow(log, state, size)?,
+        };
         self.read_back = self.tree.clone();
         self.signed = None;
         self.record.check(head)?;
@@ -200,6 +204,21 @@ impl Heads {
     pub fn extends(&self, state: &State, old: u64) -> Result<Vec<Hash>, ledger::Error> {
         proof::consistency(&self.tree, old, self.signed_size(), &|id| tile(state, id))
     }
+}
+
+/// Grows the tree from the chain's first entry on. Its full tiles go into the state with the next
+/// batch; what is wrong with them is found against the head record.
+fn regrow(log: &dyn Log, state: &mut State, size: u64) -> Result<Tree, EngineError> {
+    let mut tree = Tree::new();
+    while tree.size() < size {
+        for batch in log.read(tree.size(), READ_BYTES)? {
+            batch.entries.iter().for_each(|entry| tree.push(entry.leaf()));
+        }
+        for (id, bytes) in tree.take_full_tiles() {
+            state.put(&tile_key(id), bytes);
+        }
+    }
+    Ok(tree)
 }
 
 /// Readers see the old note or the new one. It is not fsynced: the head record is what counts,

@@ -156,7 +156,7 @@ impl Owner {
             wall,
         };
         super::replay::catch_up(&*log, &*store, &mut state, &place, &head)?;
-        heads.restore(&*log, &state, &head)?;
+        heads.restore(&*log, &mut state, &head)?;
         let mut seed = [0; 32];
         chance(&mut seed);
         let epoch_key = KeyPair::from_seed(&seed);
@@ -425,7 +425,7 @@ impl Owner {
         }
         let Owner { log, store, state, place, .. } = self;
         super::replay::catch_up(&**log, &**store, state, place, &head)?;
-        self.heads.restore(&*self.log, &self.state, &head)?;
+        self.heads.restore(&*self.log, &mut self.state, &head)?;
         self.taken = head.positions;
         self.head = head;
         Ok(())
