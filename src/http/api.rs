@@ -8,9 +8,10 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use schemas::event::{
-    ApprovalGiven, ChangeObserved, ConfigActivated, FreezeCommand, FreezeVerb, ReleaseRequested,
-    TelemetrySample,
+    ApprovalGiven, CONFIG_DOMAIN, ChangeObserved, ConfigActivated, FreezeCommand, FreezeVerb,
+    ReleaseRequested, TelemetrySample,
 };
+use schemas::signature::signature_from_text;
 use schemas::telemetry::Columns;
 use schemas::{Actor, ActorKind, Event, Kind, canonical};
 use serde::Deserialize;
@@ -144,6 +145,22 @@ pub async fn config(State(app): State<App>, body: Bytes) -> Response {
         Ok(config) => config,
         Err(response) => return response,
     };
+    let signer = config.approved_by.clone();
+    let known = match app.0.engine.ask(move |owner| owner.signer(&signer)).await {
+        Ok(known) => known,
+        Err(_) => {
+            let why = "the engine has stopped";
+            return problem(StatusCode::SERVICE_UNAVAILABLE, "stopped", why);
+        }
+    };
+    let signature = config.signature.as_deref().and_then(signature_from_text);
+    let signed = known
+        .zip(signature)
+        .is_some_and(|(key, signature)| key.verify(CONFIG_DOMAIN, &config.statement(), &signature));
+    if !signed {
+        let why = format!("{} is no registered signer of this", config.approved_by);
+        return problem(StatusCode::FORBIDDEN, "invalid_signer", why);
+    }
     let (actor, key) = (human(&config.approved_by, None), config.name.clone());
     journal(&app, Input::new(actor, key, config)).await
 }

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use schemas::event::ConfigActivated;
-use schemas::signature::PublicKey;
+use schemas::event::{CONFIG_DOMAIN, ConfigActivated};
+use schemas::signature::{PublicKey, signature_from_text};
 use schemas::{Event, Kind};
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +12,12 @@ use crate::fold::{Folded, Output, Processor, View};
 use crate::profile::Profile;
 
 /// The processor.
-pub const PROCESSOR: Processor =
-    Processor { name: "config", reads: &[Kind::ConfigActivated], says: &[], step };
+pub const PROCESSOR: Processor = Processor {
+    name: "config",
+    reads: &[Kind::ConfigActivated],
+    says: &[Kind::AnnotationAdded],
+    step,
+};
 
 /// A service under care. Body of `config.activated.v1` named `service/<name>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -109,8 +113,11 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     if ConfigActivated::digest_of(body) != config.digest {
         return Vec::new();
     }
-    view.save(&format!("version/{}", config.name), &config.version);
     let name = config.name.as_str();
+    if name == "signers" && !is_signed(view, config) {
+        return vec![refused(entry, config)];
+    }
+    view.save(&format!("version/{name}"), &config.version);
     if name == "profile" {
         keep::<Profile>(view, "profile", body);
     } else if name == "signers" {
@@ -121,6 +128,28 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
         keep::<Host>(view, name, body);
     }
     Vec::new()
+}
+
+/// Whoever names the signers can approve and unfreeze: once there are signers, only one of
+/// them may name others. The first ones are named by the node that creates the deployment.
+fn is_signed(view: &View<'_>, config: &ConfigActivated) -> bool {
+    let known = signers(view);
+    if known.keys.is_empty() {
+        return true;
+    }
+    let signature = config.signature.as_deref().and_then(signature_from_text);
+    let (Some(signature), Some(key)) = (signature, known.keys.get(&config.approved_by)) else {
+        return false;
+    };
+    key.verify(CONFIG_DOMAIN, &config.statement(), &signature)
+}
+
+fn refused(entry: &Folded<'_>, config: &ConfigActivated) -> Output {
+    let why = format!(
+        "{} is no registered signer of these signers; nothing was changed",
+        config.approved_by
+    );
+    crate::said::refusal(entry, PROCESSOR.name, &why)
 }
 
 /// Keeps a body that reads as its type; the edge has refused any other with a sentence.
