@@ -1,7 +1,7 @@
 //! The real binary with real RocksDB, killed again and again: nothing acknowledged is lost,
 //! nothing stands twice (A20), and a directory put back from a backup is refused (A06).
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};

@@ -25,13 +25,15 @@ fn main() {
     let dir = std::env::args().nth(1).unwrap_or_else(|| "/tmp/append_ratio".to_owned());
     let dir = std::path::PathBuf::from(dir);
     let _ = std::fs::remove_dir_all(&dir);
-    std::fs::create_dir_all(&dir).unwrap();
-    let log = EmbeddedLog::open(&dir.join("data"), &fixture::deployment(), 0).unwrap();
+    std::fs::create_dir_all(&dir).expect("a measurement ends at its first error");
+    let log = EmbeddedLog::open(&dir.join("data"), &fixture::deployment(), 0)
+        .expect("a measurement ends at its first error");
     let author = fixture::Author::new(0);
-    let mut head = log.head().unwrap();
-    log.append(&head, &author.elect(&head), &Changes::default()).unwrap();
-    head = log.head().unwrap();
-    let mut plain = File::create(dir.join("plain")).unwrap();
+    let mut head = log.head().expect("a measurement ends at its first error");
+    log.append(&head, &author.elect(&head), &Changes::default())
+        .expect("a measurement ends at its first error");
+    head = log.head().expect("a measurement ends at its first error");
+    let mut plain = File::create(dir.join("plain")).expect("a measurement ends at its first error");
     let bytes = vec![7u8; ENTRIES * BYTES];
     let mut plain_time = Duration::ZERO;
     let mut append_time = Duration::ZERO;
@@ -39,15 +41,18 @@ fn main() {
     for _ in 0..ROUNDS {
         let start = Instant::now();
         for record in bytes.chunks(BYTES) {
-            plain.write_all(record).unwrap();
+            plain.write_all(record).expect("a measurement ends at its first error");
         }
-        plain.sync_data().unwrap();
+        plain.sync_data().expect("a measurement ends at its first error");
         plain_time += start.elapsed();
         let start = Instant::now();
         let batch = author.batch(&head, ENTRIES, BYTES);
         sign_time += start.elapsed();
         let start = Instant::now();
-        let Append::Appended(next) = log.append(&head, &batch, &Changes::default()).unwrap() else {
+        let Append::Appended(next) = log
+            .append(&head, &batch, &Changes::default())
+            .expect("a measurement ends at its first error")
+        else {
             panic!("lost");
         };
         append_time += start.elapsed();
@@ -63,5 +68,5 @@ fn main() {
     );
     let both = append_time + sign_time;
     println!("with sign {:.0}/s  ratio {:.2}", rate(both), rate(both) / rate(plain_time));
-    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::remove_dir_all(&dir).expect("a measurement ends at its first error");
 }

@@ -21,12 +21,16 @@ fn main() {
     let dir = std::env::args().nth(1).unwrap_or_else(|| "/tmp/state_batch".to_owned());
     let _ = std::fs::remove_dir_all(&dir);
     let dir = std::path::PathBuf::from(dir);
-    let log = Arc::new(EmbeddedLog::open(&dir, &fixture::deployment(), 0).unwrap());
+    let log = Arc::new(
+        EmbeddedLog::open(&dir, &fixture::deployment(), 0)
+            .expect("a measurement ends at its first error"),
+    );
     let author = fixture::Author::new(0);
-    let genesis = log.head().unwrap();
-    log.append(&genesis, &author.elect(&genesis), &Changes::default()).unwrap();
-    let mut head = log.head().unwrap();
-    let mut state = State::new(log.clone()).unwrap();
+    let genesis = log.head().expect("a measurement ends at its first error");
+    log.append(&genesis, &author.elect(&genesis), &Changes::default())
+        .expect("a measurement ends at its first error");
+    let mut head = log.head().expect("a measurement ends at its first error");
+    let mut state = State::new(log.clone()).expect("a measurement ends at its first error");
     let keys: Vec<Vec<u8>> = (0..KEYS)
         .map(|n| format!("detection/series/{:08x}", n.wrapping_mul(0x9e37_79b9)).into_bytes())
         .collect();
@@ -47,7 +51,9 @@ fn main() {
         sort += start.elapsed();
         let batch = author.batch(&head, 10, 200);
         let start = Instant::now();
-        let Append::Appended(next) = log.append(&head, &batch, &changes).unwrap() else {
+        let Append::Appended(next) =
+            log.append(&head, &batch, &changes).expect("a measurement ends at its first error")
+        else {
             panic!("lost");
         };
         append += start.elapsed();
@@ -62,5 +68,5 @@ fn main() {
     println!("append     {:.0} ns/key, {:?} a batch", per_key(append), append / ROUNDS);
     println!("commit     {:.0} ns/key", per_key(commit));
     drop((state, log));
-    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::remove_dir_all(&dir).expect("a measurement ends at its first error");
 }

@@ -1,7 +1,10 @@
 //! What others say, as lines of an incident's account.
 
 use schemas::Event;
-use schemas::event::{Decision, IncidentStatus, L3Outcome, RunnerStatus, TriggerVerdict};
+use schemas::event::{
+    Decision, GovernanceDecision, IncidentStatus, L3Outcome, RunnerResult, RunnerStatus,
+    TriggerVerdict,
+};
 
 use super::{Incident, act};
 use crate::fold::Folded;
@@ -36,14 +39,7 @@ pub(super) fn take(entry: &Folded<'_>, incident: &mut Incident) -> Option<&'stat
     }
     if let Event::GovernanceDecision(it) = entry.event {
         if by(governance::PROCESSOR.name) {
-            let line = match it.decision {
-                Decision::Approved => {
-                    format!("approved ({}) under policy {}", it.quorum_type, it.policy_version)
-                }
-                Decision::NeedsReview => format!("waits for a person: {}", it.reasons.join("; ")),
-                Decision::Rejected => format!("rejected: {}", it.failure_modes.join("; ")),
-            };
-            act(incident, line);
+            act(incident, decided(it));
         }
         return None;
     }
@@ -55,16 +51,10 @@ pub(super) fn take(entry: &Folded<'_>, incident: &mut Incident) -> Option<&'stat
         return None;
     }
     if let Event::RunnerResult(it) = entry.event {
-        let outcome = match (it.status, it.known) {
-            (_, Some(false)) => "outcome unknown",
-            (RunnerStatus::Success, _) => "done",
-            (RunnerStatus::Failed, _) => "failed",
-            (RunnerStatus::RolledBack, _) => "taken back",
-        };
         if it.known != Some(false) {
             incident.asked.retain(|(id, _)| *id != it.id);
         }
-        act(incident, format!("{outcome}: {}", it.explanation));
+        act(incident, format!("{}: {}", answered(it), it.explanation));
         return Some("acted");
     }
     if let Event::L3ExecutionResult(it) = entry.event {
@@ -83,4 +73,23 @@ pub(super) fn take(entry: &Folded<'_>, incident: &mut Incident) -> Option<&'stat
     let why = it.explanation.clone().unwrap_or_else(|| it.reason.to_string());
     act(incident, format!("handed to people (level {}): {why}", it.level));
     Some("escalated")
+}
+
+fn decided(it: &GovernanceDecision) -> String {
+    match it.decision {
+        Decision::Approved => {
+            format!("approved ({}) under policy {}", it.quorum_type, it.policy_version)
+        }
+        Decision::NeedsReview => format!("waits for a person: {}", it.reasons.join("; ")),
+        Decision::Rejected => format!("rejected: {}", it.failure_modes.join("; ")),
+    }
+}
+
+fn answered(it: &RunnerResult) -> &'static str {
+    match (it.status, it.known) {
+        (_, Some(false)) => "outcome unknown",
+        (RunnerStatus::Success, _) => "done",
+        (RunnerStatus::Failed, _) => "failed",
+        (RunnerStatus::RolledBack, _) => "taken back",
+    }
 }
