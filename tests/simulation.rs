@@ -164,7 +164,7 @@ fn a07_two_owners_on_one_chain_write_one_history() {
         let beside = std::sync::Arc::new(world.memory.beside());
         let folder = tempfile::tempdir().unwrap();
         let now = world.now;
-        let office = world.office((beside.clone(), beside.clone()), folder.path().join("head"));
+        let office = world.office((beside.clone(), beside.clone()), &folder.path().join("head"));
         let mut second = Owner::elect(office, now).unwrap();
         let mut former = world.owner.take().unwrap();
         let epoch = second.head().epoch;

@@ -10,7 +10,7 @@ use state::{Append, Changes, Log, LogError, Store};
 
 /// Which rule is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
+pub(crate) enum Broken {
     /// Every seventh append is answered and not persisted.
     AnswersUnpersisted,
     /// Every seventh append is lost, and its overlay is kept as state.
@@ -20,14 +20,14 @@ pub enum Broken {
 }
 
 /// A log and store around a good one.
-pub struct Wrapped {
-    pub inner: Arc<MemoryLog>,
-    pub broken: Broken,
-    pub n: AtomicU64,
+pub(crate) struct Wrapped {
+    pub(crate) inner: Arc<MemoryLog>,
+    pub(crate) broken: Broken,
+    pub(crate) n: AtomicU64,
 }
 
 impl Wrapped {
-    pub fn disk(inner: Arc<MemoryLog>, broken: Broken) -> (Arc<dyn Log>, Arc<dyn Store>) {
+    pub(crate) fn disk(inner: Arc<MemoryLog>, broken: Broken) -> (Arc<dyn Log>, Arc<dyn Store>) {
         let wrapped = Arc::new(Wrapped { inner, broken, n: AtomicU64::new(0) });
         (wrapped.clone(), wrapped)
     }

@@ -12,7 +12,7 @@ use topologies::profile::Profile;
 use crate::world::{World, client_id};
 
 /// Every entry of the chain, verified batch by batch.
-pub fn entries(log: &dyn Log) -> Result<Vec<Entry>, String> {
+pub(crate) fn entries(log: &dyn Log) -> Result<Vec<Entry>, String> {
     let head = log.head().map_err(|it| it.to_string())?;
     let mut verifier = ChainVerifier::new(&head.deployment, head.partition);
     let (mut seq, mut entries) = (0, Vec::new());
@@ -27,7 +27,7 @@ pub fn entries(log: &dyn Log) -> Result<Vec<Entry>, String> {
 }
 
 /// All invariants; the first one that is broken, in words.
-pub fn check(world: &World) -> Result<(), String> {
+pub(crate) fn check(world: &World) -> Result<(), String> {
     let log = &*world.memory as &dyn Log;
     let entries = entries(log)?;
     acknowledged_once(world, &entries)?;
@@ -97,7 +97,7 @@ fn request_of(entry: &Entry) -> Option<schemas::Uuid> {
 }
 
 /// B10 in its journaled order: between a freeze and its end no request is said.
-pub fn nothing_while_frozen(entries: &[Entry]) -> Result<(), String> {
+pub(crate) fn nothing_while_frozen(entries: &[Entry]) -> Result<(), String> {
     let mut mode = Mode::Normal;
     for entry in entries {
         match entry.event() {

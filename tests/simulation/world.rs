@@ -5,7 +5,7 @@
 //! memory and every record of the inboxes, as on the embedded log; disk and runner stay.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use healwright::engine::heads::Heads;
@@ -22,17 +22,17 @@ use topologies::config::{Host, Service, Signers};
 use topologies::profile::Profile;
 use topologies::testing::series;
 
-pub const HOST: &str = "h1";
-pub const OPERATOR: &str = "operator";
-pub const SERVICE: &str = "api";
+pub(crate) const HOST: &str = "h1";
+pub(crate) const OPERATOR: &str = "operator";
+pub(crate) const SERVICE: &str = "api";
 const START: Ns = Ns(1_772_445_600_000_000_000);
 
 /// SplitMix64: small, seeded, the same everywhere.
 #[derive(Clone)]
-pub struct Seed(pub u64);
+pub(crate) struct Seed(pub u64);
 
 impl Seed {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -40,18 +40,18 @@ impl Seed {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
-    pub fn one_in(&mut self, n: u64) -> bool {
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
 
 /// What a crash leaves behind (protocol.md §2, the table).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crash {
+pub(crate) enum Crash {
     /// Before the append, or in it: nothing was persisted.
     NotPersisted,
     /// In the append: the chain has it, the state does not, nobody was answered.
@@ -64,7 +64,7 @@ pub enum Crash {
     AfterSigning,
 }
 
-pub const CRASHES: [Crash; 5] = [
+pub(crate) const CRASHES: [Crash; 5] = [
     Crash::NotPersisted,
     Crash::Unanswered,
     Crash::Committed,
@@ -74,7 +74,7 @@ pub const CRASHES: [Crash; 5] = [
 
 /// How the service is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub(crate) enum Condition {
     Up,
     Hung,
     Dead,
@@ -84,34 +84,34 @@ pub enum Condition {
 
 /// Deliberate breaks of what stands around the owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Breaks {
+pub(crate) struct Breaks {
     /// Clients are told before the append.
-    pub acknowledges_early: bool,
+    pub(crate) acknowledges_early: bool,
     /// The runner forgets its receipts when the node crashes.
-    pub forgets_receipts: bool,
+    pub(crate) forgets_receipts: bool,
 }
 
-pub type Disk = (Arc<dyn Log>, Arc<dyn Store>);
+pub(crate) type Disk = (Arc<dyn Log>, Arc<dyn Store>);
 
-pub struct World {
-    pub memory: Arc<MemoryLog>,
-    pub disk: Disk,
-    pub owner: Option<Owner>,
-    pub now: Ns,
-    pub seed: Seed,
-    pub condition: Condition,
-    pub breaks: Breaks,
-    pub operator: KeyPair,
-    pub runner: KeyPair,
+pub(crate) struct World {
+    pub(crate) memory: Arc<MemoryLog>,
+    pub(crate) disk: Disk,
+    pub(crate) owner: Option<Owner>,
+    pub(crate) now: Ns,
+    pub(crate) seed: Seed,
+    pub(crate) condition: Condition,
+    pub(crate) breaks: Breaks,
+    pub(crate) operator: KeyPair,
+    pub(crate) runner: KeyPair,
     /// Acknowledged places by client id.
-    pub acknowledged: BTreeMap<String, u64>,
+    pub(crate) acknowledged: BTreeMap<String, u64>,
     /// How often the runner really started each request.
-    pub started: BTreeMap<Uuid, u32>,
+    pub(crate) started: BTreeMap<Uuid, u32>,
     /// Whether every restart helps; otherwise one in five does not.
-    pub restarts_help: bool,
-    pub most_open: usize,
-    pub n_crashes: u32,
-    pub n_cycles: u64,
+    pub(crate) restarts_help: bool,
+    pub(crate) most_open: usize,
+    pub(crate) n_crashes: u32,
+    pub(crate) n_cycles: u64,
     identity: Identity,
     directory: tempfile::TempDir,
     unanswered: BTreeMap<String, Input>,
@@ -129,11 +129,11 @@ fn directory() -> tempfile::TempDir {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         World::with(seed, |memory| (memory.clone(), memory))
     }
 
-    pub fn with(seed: u64, disk: impl FnOnce(Arc<MemoryLog>) -> Disk) -> Self {
+    pub(crate) fn with(seed: u64, disk: impl FnOnce(Arc<MemoryLog>) -> Disk) -> Self {
         let key = |n| KeyPair::from_seed(&[n; 32]);
         let identity = Identity::new("sim", HOST, &key(1), key(2));
         let memory = Arc::new(MemoryLog::new(&identity.deployment, 0));
@@ -180,7 +180,7 @@ impl World {
     }
 
     /// Takes a service under care.
-    pub fn serve(&mut self, name: &str) {
+    pub(crate) fn serve(&mut self, name: &str) {
         let (host, probe_url) = (HOST.to_owned(), "http://127.0.0.1:{port}/".to_owned());
         let command = vec!["serve".to_owned()];
         let name = name.to_owned();
@@ -189,7 +189,7 @@ impl World {
         self.activate(&key, &service);
     }
 
-    pub fn activate(&mut self, name: &str, body: &impl Serialize) {
+    pub(crate) fn activate(&mut self, name: &str, body: &impl Serialize) {
         let body = serde_json::to_string(body).unwrap();
         let version = self.versions.entry(name.to_owned()).or_default();
         *version += 1;
@@ -213,14 +213,14 @@ impl World {
         self.directory.path().join("head")
     }
 
-    pub fn office(&mut self, disk: Disk, record: PathBuf) -> Office<'_> {
+    pub(crate) fn office(&mut self, disk: Disk, record: &Path) -> Office<'_> {
         let mut seed = Seed(self.seed.next());
         Office {
             log: disk.0,
             store: disk.1,
             identity: &self.identity,
             endpoint: "127.0.0.1:1".to_owned(),
-            heads: Heads::open(&record, None).unwrap(),
+            heads: Heads::open(record, None).unwrap(),
             chance: Box::new(move |buffer| {
                 buffer.iter_mut().for_each(|byte| *byte = seed.next() as u8);
             }),
@@ -228,10 +228,10 @@ impl World {
     }
 
     /// Starts a process on the disk, again if it crashes while it takes office.
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let (disk, record, now) = (self.disk.clone(), self.record(), self.now);
         for _ in 0..8 {
-            let office = self.office(disk.clone(), record.clone());
+            let office = self.office(disk.clone(), &record);
             match Owner::elect(office, now) {
                 Ok(owner) => {
                     self.owner = Some(owner);
@@ -245,7 +245,7 @@ impl World {
     }
 
     /// The process is gone, and what it held in memory with it.
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.n_crashes += 1;
         self.owner = None;
         self.in_flight.clear();
@@ -264,13 +264,13 @@ impl World {
     }
 
     /// The chain was taken over by another node with a disk of its own.
-    pub fn move_to(&mut self, memory: MemoryLog) {
+    pub(crate) fn move_to(&mut self, memory: MemoryLog) {
         self.memory = Arc::new(memory);
         self.disk = (self.memory.clone(), self.memory.clone());
         self.crash();
     }
 
-    pub fn send(&mut self, input: &Input) {
+    pub(crate) fn send(&mut self, input: &Input) {
         let stream = input.stream();
         let range = self.disk.0.send(stream, &[input.encode().unwrap()]).unwrap();
         let Some(id) = client_id(&input.event) else { return };
@@ -284,7 +284,7 @@ impl World {
     }
 
     /// A client reports a change; sometimes twice, for it is impatient.
-    pub fn change(&mut self) {
+    pub(crate) fn change(&mut self) {
         self.n += 1;
         let id = format!("change-{}", self.n);
         let change = ChangeObserved {
@@ -304,7 +304,7 @@ impl World {
         }
     }
 
-    pub fn command(&mut self, command: FreezeVerb) {
+    pub(crate) fn command(&mut self, command: FreezeVerb) {
         self.n += 1;
         let mut command = FreezeCommand {
             scope: "deployment".to_owned(),
@@ -322,7 +322,7 @@ impl World {
     }
 
     /// What the runner measures, every half second.
-    pub fn probe(&mut self) {
+    pub(crate) fn probe(&mut self) {
         if self.now.since(self.probed) < Ns::from_ms(500) || self.condition == Condition::Silent {
             return;
         }
@@ -343,12 +343,12 @@ impl World {
     }
 
     /// One cycle of the owner that goes well, and everything that follows it.
-    pub fn cycle(&mut self) {
+    pub(crate) fn cycle(&mut self) {
         self.cycle_until(None);
     }
 
     /// One cycle that ends as `crash` says.
-    pub fn cycle_until(&mut self, crash: Option<Crash>) {
+    pub(crate) fn cycle_until(&mut self, crash: Option<Crash>) {
         self.n_cycles += 1;
         let fault = crash.and_then(|it| match it {
             Crash::NotPersisted => Some(Fault::NotPersisted),
@@ -401,7 +401,7 @@ impl World {
         }
     }
 
-    pub fn execute(&mut self, request: &RunnerRequest) {
+    pub(crate) fn execute(&mut self, request: &RunnerRequest) {
         if !self.receipts.insert(request.id) {
             return;
         }
@@ -430,7 +430,7 @@ impl World {
     }
 
     /// Time passes, and things happen by chance.
-    pub fn step(&mut self, crash: Option<Crash>) {
+    pub(crate) fn step(&mut self, crash: Option<Crash>) {
         self.now = self.now + Ns::from_ms(50 + self.seed.below(250));
         if self.seed.one_in(6) {
             self.change();
@@ -443,7 +443,7 @@ impl World {
     }
 
     /// A quiet stretch without crashes.
-    pub fn settle(&mut self, steps: u32) {
+    pub(crate) fn settle(&mut self, steps: u32) {
         for _ in 0..steps {
             self.now = self.now + Ns::from_ms(250);
             self.probe();
@@ -452,16 +452,16 @@ impl World {
     }
 
     /// Inputs that a client sent and has no answer for.
-    pub fn n_unanswered(&self) -> usize {
+    pub(crate) fn n_unanswered(&self) -> usize {
         self.unanswered.len()
     }
 }
 
-pub fn human() -> Actor {
+pub(crate) fn human() -> Actor {
     Actor { id: OPERATOR.to_owned(), kind: ActorKind::Human, key_id: None }
 }
 
 /// The id by which the checker tells inputs apart.
-pub fn client_id(event: &Event) -> Option<String> {
+pub(crate) fn client_id(event: &Event) -> Option<String> {
     healwright::engine::bookkeeping::client_id(event)
 }
