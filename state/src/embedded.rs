@@ -43,7 +43,7 @@ use self::group::Group;
 use self::lock::Lock;
 use self::options::{JOURNAL, META, QUARANTINE, STATE, TELEMETRY, synced};
 use self::tables::{
-    FORMAT, KEY_DEPLOYMENT, KEY_FLOOR, KEY_FOLDED, KEY_FORMAT, KEY_HEAD, KEY_PARTITION,
+    FORMAT, KEY_COUNT, KEY_DEPLOYMENT, KEY_FLOOR, KEY_FOLDED, KEY_FORMAT, KEY_HEAD, KEY_PARTITION,
     KEY_POSITION, Tables, Tail, encode_quarantined, encode_tail, journal_dir,
 };
 use crate::log::RECORD_BYTES_MAX;
@@ -57,6 +57,7 @@ pub struct EmbeddedLog {
     inbox: Mutex<Queue>,
     control: Mutex<Queue>,
     telemetry: Group,
+    n_quarantined: Mutex<u64>,
     // Released last: fields are dropped in the order of their declaration.
     _lock: Lock,
 }
@@ -90,6 +91,7 @@ impl EmbeddedLog {
         let tail = tables.tail()?;
         tables.verify(&tail)?;
         let telemetry = Group::starting_at(tables.telemetry_end(&tail.head)?);
+        let n_quarantined = tables.n_quarantined()?;
         let positions = tail.head.positions;
         Ok(EmbeddedLog {
             tables,
@@ -97,6 +99,7 @@ impl EmbeddedLog {
             inbox: Mutex::new(Queue::starting_at(positions.inbox)),
             control: Mutex::new(Queue::starting_at(positions.control)),
             telemetry,
+            n_quarantined: Mutex::new(n_quarantined),
             _lock: lock,
         })
     }
@@ -225,12 +228,18 @@ impl Log for EmbeddedLog {
 
     fn quarantine(&self, record: &[u8], reason: &str) -> Result<Hash, LogError> {
         let hash = Hash::of(&[record]);
-        if self.tables.get(QUARANTINE, &hash.0)?.is_none() {
-            let mut write = WriteBatch::default();
-            let value = encode_quarantined(record, reason);
-            write.put_cf(self.tables.family(QUARANTINE), hash.0, value);
-            self.tables.write(write, "quarantine a record")?;
+        let mut n_quarantined = lock(&self.n_quarantined);
+        if self.tables.get(QUARANTINE, &hash.0)?.is_some() {
+            return Ok(hash);
         }
+        let count = (*n_quarantined + 1).to_be_bytes();
+        let mut write = WriteBatch::default();
+        write.put_cf(self.tables.family(META), KEY_COUNT, count);
+        let quarantine = self.tables.family(QUARANTINE);
+        write.put_cf(quarantine, KEY_COUNT, count);
+        write.put_cf(quarantine, hash.0, encode_quarantined(record, reason));
+        self.tables.write(write, "quarantine a record")?;
+        *n_quarantined += 1;
         Ok(hash)
     }
 

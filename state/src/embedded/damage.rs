@@ -122,6 +122,19 @@ pub(crate) fn unopenable(journal: &Path, error: &Error) -> LogError {
         .into()
 }
 
+/// Refuses files whose end RocksDB would drop as torn although it is there.
+pub(crate) fn refuse_cut(journal: &Path) -> Result<(), LogError> {
+    let Some((name, offset)) = wal::cut(journal) else { return Ok(()) };
+    Err(Damage {
+        what: "database",
+        position: None,
+        file: format!("{name} at byte {offset}"),
+        why: "a record's length has changed".to_owned(),
+        repair: REPAIR_DATABASE.to_owned(),
+    }
+    .into())
+}
+
 /// A table file that cannot be opened: what it holds decides what repairs it.
 fn table(journal: &Path, name: &str, why: String) -> LogError {
     let (family, key) = owner_of(journal, name).unwrap_or_default();

@@ -50,6 +50,7 @@ impl Reader {
     }
 
     fn try_open(dir: &Path, journal: &Path) -> Result<Self, LogError> {
+        damage::refuse_cut(journal)?;
         let scratch = Scratch::new()?;
         let mut options = options::database();
         options.set_max_open_files(-1);
@@ -126,6 +127,7 @@ impl Reader {
 /// found before anything is changed. The files must not be changing.
 pub(super) fn check(dir: &Path) -> Result<(), LogError> {
     let journal = journal_dir(dir);
+    damage::refuse_cut(&journal)?;
     let scratch = Scratch::new()?;
     let mut options = options::database();
     options.set_db_log_dir(&scratch.0);

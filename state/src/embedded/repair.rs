@@ -41,6 +41,7 @@ impl EmbeddedLog {
             return Err(LogError::Absent { dir: dir.to_owned() });
         }
         let _lock = Lock::take(dir)?;
+        damage::refuse_cut(&journal)?;
         let mut database = options::database();
         database.set_paranoid_checks(false);
         let mut db = DB::open_cf_descriptors(&database, &journal, options::families())

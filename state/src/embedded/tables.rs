@@ -29,6 +29,9 @@ pub(crate) const KEY_END: &[u8] = b"telemetry.end";
 /// Under this key of the state itself stands the position again. A file of the state that went
 /// missing takes it along, and the two then differ. Persisted: frozen.
 pub(crate) const KEY_FOLDED: &[u8] = b"\0position";
+/// How many records quarantine holds; it stands in that family and in `meta`, for the same
+/// reason. Persisted: frozen.
+pub(crate) const KEY_COUNT: &[u8] = b"quarantine.count";
 /// The format mark of a quarantined record. Persisted: frozen.
 const QUARANTINE_MAGIC: &[u8; 4] = b"HWQ\x01";
 
@@ -176,7 +179,7 @@ impl Tables {
         self.verify_parts(head)
     }
 
-    /// Checks that no file of the state or of telemetry is missing at its end.
+    /// Checks that the last file of the state, of quarantine and of telemetry is there.
     fn verify_parts(&self, head: &Head) -> Result<(), LogError> {
         let position = self.position()?;
         let place = Place { family: STATE, key: Some(KEY_FOLDED) };
@@ -186,6 +189,10 @@ impl Tables {
         }
         if self.number(STATE, KEY_FOLDED)?.unwrap_or(0) != position {
             return Err(place.damaged(&self.db, "a part of it is missing"));
+        }
+        if self.number(QUARANTINE, KEY_COUNT)?.unwrap_or(0) != self.n_quarantined()? {
+            let place = Place { family: QUARANTINE, key: Some(KEY_COUNT) };
+            return Err(place.damaged(&self.db, "a part of quarantine is missing"));
         }
         let end = self.number(META, KEY_END)?.unwrap_or(0);
         if self.telemetry_stored()?.max(self.floor()?) < end {
@@ -334,18 +341,27 @@ impl Tables {
         Ok(self.telemetry_stored()?.max(recorded).max(head.positions.telemetry))
     }
 
+    /// How many records have been quarantined.
+    pub(crate) fn n_quarantined(&self) -> Result<u64, LogError> {
+        Ok(self.number(META, KEY_COUNT)?.unwrap_or(0))
+    }
+
     /// Every quarantined record, in order of its hash.
     pub(crate) fn quarantined(&self) -> Result<Vec<Quarantined>, LogError> {
         let place = Place::family(QUARANTINE);
         let all = self.db.iterator_cf(self.family(QUARANTINE), IteratorMode::Start);
-        all.map(|pair| {
-            let (key, value) = pair.map_err(|error| place.unreadable(&self.db, &error))?;
-            let place = Place { family: QUARANTINE, key: Some(&key) };
-            decode_quarantined(&value)
-                .filter(|it| it.hash.0[..] == key[..])
-                .ok_or_else(|| place.damaged(&self.db, "it is not what stands under its hash"))
-        })
-        .collect()
+        let ours = |pair: &Result<(Box<[u8]>, _), _>| {
+            pair.as_ref().map_or(true, |(key, _)| key[..] != *KEY_COUNT)
+        };
+        all.filter(ours)
+            .map(|pair| {
+                let (key, value) = pair.map_err(|error| place.unreadable(&self.db, &error))?;
+                let place = Place { family: QUARANTINE, key: Some(&key) };
+                decode_quarantined(&value)
+                    .filter(|it| it.hash.0[..] == key[..])
+                    .ok_or_else(|| place.damaged(&self.db, "it is not what stands under its hash"))
+            })
+            .collect()
     }
 
     /// Hands out the state's pairs under `prefix`, in order.
