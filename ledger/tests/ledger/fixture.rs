@@ -97,7 +97,7 @@ impl Log {
     /// Takes the key of the next epoch and introduces it.
     pub(crate) fn election(&mut self) -> OwnerElected {
         let epoch = self.head.epoch + 1;
-        self.epoch = KeyPair::from_seed(&[self.seed.wrapping_add(epoch as u8 * 3 + 1); 32]);
+        self.epoch = epoch_pair(self.seed, epoch);
         let key = self.epoch.public();
         let claim =
             EpochClaim { deployment: &self.deployment, partition: self.partition, epoch, key };
@@ -244,6 +244,11 @@ impl Log {
         })
         .unwrap()
     }
+}
+
+/// The key pair of an epoch of the log of `seed`.
+pub(crate) fn epoch_pair(seed: u8, epoch: u64) -> KeyPair {
+    KeyPair::from_seed(&Hash::of(&[b"epoch", &[seed], &epoch.to_be_bytes()]).0)
 }
 
 /// A key pair of a witness, by its number.

@@ -77,7 +77,7 @@ fn a_checkpoint_reads_as_a_person_would_write_it() {
     expect![[r#"
         shop-5bcfc12e63deedc1e56ccd3d371f0df5/0
         7
-        G51oaVvvzIlO1CDxLbhlyH+SzbKhU+LqMaHZP2HUKfc=
+        mgJhuaBeMSyDAovgB0Q9sUG5782YYfyhjhVdn5Sno1c=
     "#]]
     .assert_eq(log.checkpoint(7).text());
 }

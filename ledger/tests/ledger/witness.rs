@@ -2,9 +2,8 @@
 
 use ledger::{Checkpoint, Error, SignedHead, Witness, proof};
 use schemas::Hash;
-use schemas::signature::KeyPair;
 
-use super::fixture::{Log, full};
+use super::fixture::{Log, epoch_pair, full};
 
 fn head(log: &Log, size: u64) -> SignedHead {
     SignedHead::open(&log.checkpoint(size).encode(), log.epochs.last().unwrap()).unwrap()
@@ -81,9 +80,8 @@ fn a_witness_refuses_an_epoch_that_has_ended() {
     let witness = Witness::new(&log.deployment, 0).accept(&head(&log, size), &[]).unwrap();
     log.append(3);
     let (next, root) = (log.tree.size(), log.tree.root());
-    // The former owner's key, as the fixture derives it for epoch 1.
-    let key = KeyPair::from_seed(&[24 + 3 + 1; 32]);
-    let late = Checkpoint::new(&log.deployment, 0, next, root).sign(1, &key).unwrap();
+    let former = epoch_pair(24, 1);
+    let late = Checkpoint::new(&log.deployment, 0, next, root).sign(1, &former).unwrap();
     let late = SignedHead::open(&late.encode(), &zombie).unwrap();
     let ended = Error::EpochEnded { known: 2, offered: 1 };
     assert_eq!(witness.accept(&late, &path(&log, size, next)), Err(ended));
