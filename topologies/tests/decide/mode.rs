@@ -6,7 +6,7 @@ use expect_test::{Expect, expect};
 use schemas::Kind;
 use schemas::event::{AuditConfirmation, FreezeVerb, Mode};
 use schemas::signature::KeyPair;
-use topologies::config::Signers;
+use topologies::config::{self, Signers};
 use topologies::testing::Bench;
 
 use crate::world::{OPERATOR, PROCESSORS, World, sign_command};
@@ -260,4 +260,22 @@ fn unknown_mode_fails_closed() {
         r#"not_fired: the mode is unknown, and unknown allows nothing; `healwright up` activates a profile and with it a mode"#
     ]];
     why.assert_eq(&world.verdict());
+}
+
+#[test]
+fn only_a_signer_names_signers() {
+    let mut world = World::local();
+    let stranger = KeyPair::from_seed(&[99; 32]);
+    let known = config::signers(&world.bench.view("test"));
+    let theirs = std::mem::replace(&mut world.operator, KeyPair::from_seed(&[99; 32]));
+    let keys = BTreeMap::from([(OPERATOR.to_owned(), stranger.public())]);
+    world.activate("signers", &Signers { keys: keys.clone() });
+    assert_eq!(config::signers(&world.bench.view("test")), known);
+    check_note(
+        &world,
+        expect![["alice is no registered signer of these signers; nothing was changed"]],
+    );
+    world.operator = theirs;
+    world.activate("signers", &Signers { keys: keys.clone() });
+    assert_eq!(config::signers(&world.bench.view("test")).keys, keys);
 }

@@ -185,7 +185,7 @@ impl World {
         let body = serde_json::to_string(body).unwrap();
         let version = self.versions.entry(name.to_owned()).or_default();
         *version += 1;
-        let activated = ConfigActivated {
+        let mut activated = ConfigActivated {
             kind: ConfigKind::Policy,
             name: name.to_owned(),
             version: *version,
@@ -195,6 +195,8 @@ impl World {
             body: Some(body),
             signature: None,
         };
+        let signature = self.operator.sign(CONFIG_DOMAIN, &activated.statement());
+        activated.signature = Some(signature_text(&signature));
         self.bench.input(OPERATOR, name, activated)
     }
 
