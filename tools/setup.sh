@@ -12,7 +12,7 @@ need "command -v make" make
 need "ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* 2>/dev/null | grep -q ." libclang-dev
 need "command -v bwrap" bubblewrap
 need "python3 -I -c 'import venv'" python3-venv
-need "/usr/bin/python3 -c 'import cryptography' || python3 -c 'import cryptography'" python3-cryptography
+need "python3 -c 'import cryptography' || /usr/bin/python3 -c 'import cryptography'" python3-cryptography
 need "command -v curl" curl
 
 if [ ${#missing[@]} -gt 0 ]; then
@@ -26,6 +26,14 @@ if [ ${#missing[@]} -gt 0 ]; then
   echo "installing ${missing[*]}"
   "${sudo[@]}" apt-get update -qq
   DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq "${missing[@]}" >/dev/null
+fi
+
+# A python3 that is not the system's does not see the system's packages.
+if ! python3 -c 'import cryptography' >/dev/null 2>&1; then
+  echo "installing cryptography for $(command -v python3), for the independent verifier"
+  python3 -m pip install --quiet cryptography || {
+    echo "python3 lacks the package cryptography: the independent verifier cannot be run" >&2
+  }
 fi
 
 if ! command -v cargo >/dev/null; then
