@@ -46,7 +46,7 @@ pub enum HeadError {
     #[error(
         "{path} recorded a signed head of {recorded} entries, the journal ends at {log}: the data \
          directory is an older copy; put the newer one back, or `healwright repair \
-         head` accepts the loss, signed and journaled",
+         head` accepts the loss and sets the record aside",
         path = .path.display()
     )]
     AheadOfLog {
