@@ -9,7 +9,8 @@ need() { # COMMAND-OR-TEST PACKAGE
 }
 need "command -v c++" g++
 need "command -v make" make
-need "ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* 2>/dev/null | grep -q ." libclang-dev
+# libclang-cpp is another library, and often there without this one.
+need "ls /usr/lib/llvm-*/lib/ /usr/lib/*/ 2>/dev/null | grep -Eq '^libclang(-[0-9.]+)?[.]so'" libclang-dev
 need "command -v bwrap" bubblewrap
 need "python3 -I -c 'import venv'" python3-venv
 need "python3 -c 'import cryptography' || /usr/bin/python3 -c 'import cryptography'" python3-cryptography
