@@ -1,10 +1,10 @@
 # Two commands: `make demo` and `make test`. Each installs what is missing on Debian and Ubuntu,
-# says what it does, builds once for both with one profile, and runs.
+# says what it does, builds once for both with one profile, and runs. `make kafka` starts a broker.
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/healwright/target
 HEALWRIGHT := $(CARGO_TARGET_DIR)/debug/healwright
 
-.PHONY: demo test build setup lint fmt install
+.PHONY: demo test build setup lint fmt install kafka
 
 demo: build
 	$(HEALWRIGHT) demo $(ARGS)
@@ -17,6 +17,10 @@ build: setup
 
 setup:
 	@tools/setup.sh
+
+# A real Apache Kafka on loopback to try things against, until Ctrl-C; three with BROKERS=3.
+kafka:
+	@tests/kafka/kafka.sh try --brokers $(or $(BROKERS),1)
 
 lint:
 	cargo fmt --all --check

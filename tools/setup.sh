@@ -15,6 +15,9 @@ need "command -v bwrap" bubblewrap
 need "python3 -I -c 'import venv'" python3-venv
 need "python3 -c 'import cryptography' || /usr/bin/python3 -c 'import cryptography'" python3-cryptography
 need "command -v curl" curl
+# Tests against Kafka run the real broker, which Maven fetches.
+need "command -v java" default-jre-headless
+need "command -v mvn" maven
 
 if [ ${#missing[@]} -gt 0 ]; then
   if ! command -v apt-get >/dev/null; then
