@@ -127,6 +127,20 @@ fn epoch_key(head: &Head, batch: &Batch) -> Result<PublicKey, Skip> {
     }
 }
 
+/// The epoch that `batch` claims office with, if it is an election that is certified and signed
+/// for this partition, whether or not it links. Whoever reads one above its own yields
+/// (protocol.md §2).
+pub fn claim(deployment: &str, partition: u32, batch: &Batch) -> Option<u64> {
+    let header = &batch.header;
+    let elected = election(batch)?;
+    let (epoch, key) = (header.epoch, elected.epoch_key);
+    let certified = EpochClaim { deployment, partition, epoch, key }.holds(&elected.certificate);
+    let ours = header.deployment == deployment && header.partition == partition;
+    let signed = key.verify(HEADER_DOMAIN, &batch.header_bytes, &batch.signature);
+    let whole = ours && elected.epoch == epoch && batch.check_body().is_ok();
+    (certified && signed && whole).then_some(epoch)
+}
+
 /// The election that a batch opens with, if it does.
 pub fn election(batch: &Batch) -> Option<OwnerElected> {
     let first = batch.entries.first().filter(|it| it.envelope.kind == Kind::OwnerElected)?;

@@ -169,18 +169,16 @@ impl EpochClaim<'_> {
 
     /// Whether `certificate` chains this claim to the root that the deployment id names.
     pub fn holds(&self, certificate: &Certificate) -> bool {
-        let Some(node_signature) = signature_from_text(&certificate.node_signature) else {
-            return false;
-        };
         let Some(epoch_signature) = signature_from_text(&certificate.epoch_signature) else {
             return false;
         };
         let Some((name, _)) = self.deployment.rsplit_once('-') else { return false };
         deployment_id(name, &certificate.root) == self.deployment
-            && certificate.root.verify(
-                NODE_DOMAIN,
-                &node_claim(self.deployment, &certificate.node),
-                &node_signature,
+            && certifies_node(
+                &certificate.root,
+                self.deployment,
+                &certificate.node,
+                &certificate.node_signature,
             )
             && certificate.node.verify(EPOCH_DOMAIN, &self.bytes(), &epoch_signature)
     }
@@ -189,6 +187,18 @@ impl EpochClaim<'_> {
 /// The root's signature over a node key, 128 hex digits.
 pub fn certify_node(root: &KeyPair, deployment: &str, node: &PublicKey) -> String {
     signature_text(&root.sign(NODE_DOMAIN, &node_claim(deployment, node)))
+}
+
+/// Whether `certificate` is what [`certify_node`] says with the root key.
+pub fn certifies_node(
+    root: &PublicKey,
+    deployment: &str,
+    node: &PublicKey,
+    certificate: &str,
+) -> bool {
+    let signature = signature_from_text(certificate);
+    let claim = node_claim(deployment, node);
+    signature.is_some_and(|it| root.verify(NODE_DOMAIN, &claim, &it))
 }
 
 fn node_claim(deployment: &str, node: &PublicKey) -> Vec<u8> {

@@ -15,6 +15,7 @@
 //! end that was never answered, and refuses damage anywhere else; then the head is checked
 //! against the last batch.
 
+mod copy;
 mod damage;
 mod group;
 mod lock;
@@ -27,6 +28,7 @@ mod wal;
 pub use reader::Reader;
 pub use repair::Part;
 pub use tables::Quarantined;
+pub(crate) use tables::encode_quarantined;
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -44,7 +46,7 @@ use self::lock::Lock;
 use self::options::{JOURNAL, META, QUARANTINE, STATE, TELEMETRY, synced};
 use self::tables::{
     FORMAT, KEY_COUNT, KEY_DEPLOYMENT, KEY_FLOOR, KEY_FOLDED, KEY_FORMAT, KEY_HEAD, KEY_PARTITION,
-    KEY_POSITION, Tables, Tail, encode_quarantined, encode_tail, journal_dir,
+    KEY_POSITION, Tables, Tail, encode_tail, journal_dir,
 };
 use crate::log::RECORD_BYTES_MAX;
 use crate::memory::{Queue, lock, within_limit};

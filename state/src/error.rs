@@ -64,6 +64,36 @@ pub enum LogError {
         /// What was being done.
         what: &'static str,
     },
+    /// Another process has claimed office with a certified election, linked or not. Whoever
+    /// reads that stops sending at once (protocol.md §2, "Yield").
+    #[error("another process claims office with epoch {epoch}")]
+    Yielded {
+        /// The epoch that it claims.
+        epoch: u64,
+    },
+    /// The cluster cannot be used: it does not answer, or what is there is not what must be.
+    #[error("cannot {what}: {why}")]
+    Cluster {
+        /// What was being done.
+        what: String,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// The chain on the cluster is not the one that this process has read. Nothing is decided
+    /// on it any more; a person must find out what was lost.
+    #[error(
+        "the journal on the cluster is not the one that was read here: {why}; this node's copy \
+         ends with batch {hash} after {next_seq} entries, export it with `healwright export` \
+         before anything else"
+    )]
+    Diverged {
+        /// Entries in the copy.
+        next_seq: u64,
+        /// Hash of its last batch.
+        hash: schemas::Hash,
+        /// How it was noticed.
+        why: String,
+    },
     /// The position lies before what is still kept.
     #[error("entry {asked} is no longer kept; the journal begins at {first}")]
     Expired {

@@ -5,7 +5,8 @@
 //! writes: a pending overlay over a cache over a store. [`embedded::EmbeddedLog`] keeps log and
 //! store in one RocksDB, so that a batch and what it changes are one synced write;
 //! [`memory::MemoryLog`] keeps both in memory, for simulation. LAYOUT.md describes every byte
-//! on disk.
+//! on disk. [`kafka::KafkaLog`] keeps the streams and the chain on a cluster, and a copy of the
+//! chain with the state beside its process.
 //!
 //! No meaning of any event lives here, and no tokio: traits are synchronous and are called from
 //! threads of their own.
@@ -21,6 +22,7 @@ pub mod checkpoint;
 pub mod embedded;
 mod error;
 pub mod head_record;
+pub mod kafka;
 mod keyed;
 pub mod log;
 pub mod memory;

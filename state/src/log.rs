@@ -25,8 +25,9 @@ pub enum Append {
 /// *Durability.* `Appended` is answered when the batch is durable and has been read back
 /// linked, and not before. A telemetry range is answered when it is durable. `inbox` and
 /// `inbox.control` are as durable as the log says: an embedded log keeps them in memory,
-/// because nothing taken there is acknowledged before it is journaled. A quarantined record is
-/// durable when its hash is answered.
+/// because nothing taken there is acknowledged before it is journaled; on a cluster they are
+/// durable when their positions are answered. A quarantined record is durable when its hash is
+/// answered.
 ///
 /// *One write.* `append` hands the changes to the store that belongs to this log. Answered
 /// `Appended`, that store's position is the batch's `next_seq`. On the embedded log batch and
@@ -34,8 +35,9 @@ pub enum Append {
 ///
 /// *Order.* The chain is one history: of all batches that name a head, at most one is ever
 /// linked. A stream's positions are gap-free from 0 and say the order in which its records are
-/// read; records of one `send` are neighbours. Nothing is ever read before it is durable, and
-/// what has been read once is read the same again.
+/// read; records of one `send` are neighbours, unless another process sends at the same time.
+/// Nothing is ever read before it is durable, and what has been read once is read the same
+/// again. Where a foreign sender used transactions, a stream of a cluster has gaps.
 ///
 /// *What may repeat.* Appending a batch that is already the head answers `Appended` again and
 /// changes nothing, so the same bytes may be sent again when no answer came. A record that is
@@ -69,6 +71,7 @@ pub trait Log: Send + Sync {
     /// # Errors
     /// [`LogError::Unlinked`]: the batch names the head and breaks the link rule.
     /// [`LogError::Unanswered`]: it may or may not be in the chain.
+    /// [`LogError::Yielded`]: another process claims office; it may or may not be in the chain.
     /// [`LogError::Fatal`]: the process must end. Otherwise nothing was written.
     fn append(&self, expected: &Head, batch: &Batch, changes: &Changes)
     -> Result<Append, LogError>;
@@ -76,7 +79,8 @@ pub trait Log: Send + Sync {
     /// Adds `records` to a stream and answers their positions.
     ///
     /// # Errors
-    /// [`LogError::TooLarge`] (none of them was added), [`LogError::Fatal`].
+    /// [`LogError::TooLarge`] (none of them was added), [`LogError::Unanswered`] (each may or may
+    /// not have been), [`LogError::Fatal`].
     fn send(&self, stream: Stream, records: &[Vec<u8>]) -> Result<Range<u64>, LogError>;
 
     /// Records of a stream with their positions, from `from` on: at least one unless that is

@@ -26,6 +26,8 @@ pub(crate) const KEY_HEAD: &[u8] = b"head";
 pub(crate) const KEY_POSITION: &[u8] = b"position";
 pub(crate) const KEY_FLOOR: &[u8] = b"telemetry.floor";
 pub(crate) const KEY_END: &[u8] = b"telemetry.end";
+/// In a copy: where the last batch stands in the journal's topic.
+pub(crate) const KEY_OFFSET: &[u8] = b"journal.offset";
 /// Under this key of the state itself stands the position again. A file of the state that went
 /// missing takes it along, and the two then differ. Persisted: frozen.
 pub(crate) const KEY_FOLDED: &[u8] = b"\0position";
@@ -94,7 +96,11 @@ impl Tables {
         read.map_err(|error| place.unreadable(&self.db, &error))
     }
 
-    fn number(&self, family: &'static str, key: &'static [u8]) -> Result<Option<u64>, LogError> {
+    pub(crate) fn number(
+        &self,
+        family: &'static str,
+        key: &'static [u8],
+    ) -> Result<Option<u64>, LogError> {
         let place = Place { family, key: Some(key) };
         let Some(value) = self.get(family, key)? else { return Ok(None) };
         let value = value.try_into().map(u64::from_be_bytes);

@@ -3,14 +3,16 @@
 //! A bed makes a log, reopens it as after a crash, and says what it can do. To add a log, write
 //! its bed and list it in [`beds`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use schemas::{Batch, Hash, Head, Positions, Stream};
 use state::embedded::EmbeddedLog;
+use state::kafka::{Cluster, KafkaLog};
 use state::memory::MemoryLog;
 use state::{Append, Changes, Log, LogError, State, Store};
 
+use crate::bed;
 use crate::fixture::{Author, chain, deployment};
 
 const ALL: usize = usize::MAX;
@@ -72,9 +74,50 @@ impl Bed for EmbeddedBed {
     }
 }
 
+struct KafkaBed {
+    log: Option<Arc<KafkaLog>>,
+    cluster: Cluster,
+    dir: tempfile::TempDir,
+}
+
+impl KafkaBed {
+    fn new() -> Self {
+        let url = format!("kafka://{}", bed::shared());
+        let cluster = Cluster::parse(&url, &bed::prefix()).unwrap();
+        cluster.prepare(1, &[]).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let log = Some(KafkaBed::open(&cluster, dir.path()));
+        KafkaBed { log, cluster, dir }
+    }
+
+    fn open(cluster: &Cluster, dir: &Path) -> Arc<KafkaLog> {
+        let dir = dir.join("data");
+        let news = Arc::new(|| {});
+        Arc::new(KafkaLog::open(cluster, &dir, &deployment(), 0, news).unwrap())
+    }
+}
+
+impl Bed for KafkaBed {
+    fn log(&self) -> &dyn Log {
+        self.log.as_deref().unwrap()
+    }
+    fn store(&self) -> Arc<dyn Store> {
+        self.log.clone().unwrap()
+    }
+    fn restart(&mut self) {
+        assert_eq!(self.log.as_ref().map(Arc::strong_count), Some(1), "the log is still in use");
+        self.log = None;
+        self.log = Some(KafkaBed::open(&self.cluster, self.dir.path()));
+    }
+    fn quarantined(&self) -> Vec<(Hash, String)> {
+        let all = self.log.as_ref().unwrap().quarantined().unwrap();
+        all.into_iter().map(|it| (it.hash, it.reason)).collect()
+    }
+}
+
 fn beds() -> Vec<Box<dyn Bed>> {
     let memory = MemoryBed(Arc::new(MemoryLog::new(&deployment(), 0)));
-    vec![Box::new(memory), Box::new(EmbeddedBed::new())]
+    vec![Box::new(memory), Box::new(EmbeddedBed::new()), Box::new(KafkaBed::new())]
 }
 
 fn append(log: &dyn Log, batch: &Batch) -> Head {

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../../tests/kafka/bed.rs"]
+#[allow(dead_code, reason = "the root's tests use the rest of it")]
+mod bed;
 mod checkpoint;
 mod contract;
 mod damage;

@@ -1,0 +1,315 @@
+//! The log on a Kafka cluster: several processes, one chain a partition (protocol.md §2).
+//!
+//! ```text
+//! P.inbox, P.inbox.control, P.telemetry   many writers; positions are offsets
+//! P.journal                               batches; the link rule says which are in the chain
+//! P.quarantine                            what could not be decoded
+//! DATA/journal/                           a copy of the chain, and the state (LAYOUT.md)
+//! ```
+//!
+//! Safety rests on the chain and on nothing that a broker promises beyond order: an append is
+//! done when it has been read back linked, a zombie's batch does not link, and a certified
+//! election makes every other owner stop. The consumer group ([`group`]) only says who should
+//! try. Durability is `acks=all` with `min.insync.replicas`.
+//!
+//! Threads: one follows the journal ([`tail`]), the producer reports on one, librdkafka fetches
+//! on its own; `take` and `append` run on the owner's.
+//!
+//! What a crash leaves: the copy may lack its end and is read again; the state may lag the copy
+//! and is folded on; a batch that was sent and not answered may link later, which the next owner
+//! sees because it reads to the end before it appends.
+
+mod cluster;
+pub mod fanout;
+pub mod group;
+mod reader;
+mod roster;
+mod sender;
+mod streams;
+mod tail;
+
+pub use cluster::Cluster;
+pub use reader::KafkaReader;
+pub use roster::Roster;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use schemas::event::OwnerElected;
+use schemas::link::election;
+use schemas::{Batch, Hash, Head, Stream, link};
+
+use self::cluster::{HEADS, JOURNAL, QUARANTINE};
+use self::sender::Sender;
+use self::streams::{Streams, at, history};
+use self::tail::Tail;
+use crate::embedded::{EmbeddedLog, Quarantined};
+use crate::log::RECORD_BYTES_MAX;
+use crate::memory::{lock, within_limit};
+use crate::{Append, Changes, Log, LogError, Store};
+
+/// The same bytes are sent again when they have not been read back after this.
+const RESEND_AFTER: Duration = Duration::from_secs(3);
+
+/// Log and store of one partition on a cluster.
+pub struct KafkaLog {
+    cluster: Cluster,
+    partition: u32,
+    copy: Arc<EmbeddedLog>,
+    tail: Tail,
+    sender: Sender,
+    streams: Mutex<Option<Streams>>,
+    /// Position after the last record that this process has sent to a stream.
+    ends: Mutex<BTreeMap<Stream, u64>>,
+    news: Arc<dyn Fn() + Send + Sync>,
+    closed: AtomicBool,
+}
+
+impl KafkaLog {
+    /// Opens partition `partition` of `cluster` with the copy in `dir`, which is made when
+    /// missing. `news` is called from other threads whenever there is something to take or the
+    /// chain has grown.
+    ///
+    /// # Errors
+    /// [`LogError::Cluster`], and what opening a data directory answers.
+    pub fn open(
+        cluster: &Cluster,
+        dir: &Path,
+        deployment: &str,
+        partition: u32,
+        news: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, LogError> {
+        let copy = Arc::new(EmbeddedLog::open(dir, deployment, partition)?);
+        let tail = Tail::follow(cluster, partition, copy.clone(), news.clone())?;
+        Ok(KafkaLog {
+            cluster: cluster.clone(),
+            partition,
+            copy,
+            tail,
+            sender: Sender::new(cluster)?,
+            streams: Mutex::default(),
+            ends: Mutex::default(),
+            news,
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    /// The end of the chain as far as this process has read it.
+    ///
+    /// # Errors
+    /// Why following has ended, [`LogError::Diverged`] above all.
+    pub fn followed(&self) -> Result<Head, LogError> {
+        let known = self.tail.known();
+        known.fault.map_or(Ok(known.head), Err)
+    }
+
+    /// The election that opened the current epoch, if there was one.
+    ///
+    /// # Errors
+    /// The copy is damaged.
+    pub fn elected(&self) -> Result<Option<OwnerElected>, LogError> {
+        self.copy.elected()
+    }
+
+    /// The highest epoch that a certified election claims, linked or not.
+    pub fn claimed(&self) -> u64 {
+        self.tail.known().claimed
+    }
+
+    /// What is in quarantine.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`].
+    pub fn quarantined(&self) -> Result<Vec<Quarantined>, LogError> {
+        self.copy.quarantined()
+    }
+
+    /// Records of the journal's topic that were never linked.
+    pub fn n_skipped(&self) -> u64 {
+        self.tail.known().n_skipped
+    }
+
+    /// Office is over: the streams are let go, and an append that still waits gives up.
+    pub fn release(&self) {
+        *lock(&self.streams) = None;
+    }
+
+    /// Ends every wait; the process is about to end.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        (self.news)();
+    }
+
+    /// Shows a signed tree head to whoever watches. It is not waited for: the next one follows.
+    pub fn publish_head(&self, note: &[u8]) {
+        // A broker that is away is noticed by whatever must be durable.
+        let _ = self.sender.post(&self.cluster.topic(HEADS), self.partition, &[note]);
+    }
+
+    /// Sends `record` until it is read back linked or cannot be any more.
+    fn persist(&self, batch: &Batch, record: &[u8]) -> Result<Append, LogError> {
+        let topic = self.cluster.topic(JOURNAL);
+        let (hash, prev, epoch) = (batch.hash(), batch.header.prev, batch.header.epoch);
+        let standing = election(batch).is_none();
+        let outcome = |known: &tail::Known| {
+            if let Some(fault) = &known.fault {
+                return Some(Err(fault.clone()));
+            }
+            if known.head.hash == hash {
+                return Some(Ok(Append::Appended(known.head.clone())));
+            }
+            if known.head.hash != prev {
+                return Some(Ok(Append::Lost(known.head.clone())));
+            }
+            // An election contests; everything else yields.
+            let yields = standing && epoch < known.claimed;
+            yields.then_some(Err(LogError::Yielded { epoch: known.claimed }))
+        };
+        let unanswered = Err(LogError::Unanswered { what: "append" });
+        loop {
+            // While the head is unchanged, the same bytes are sent again; a second copy does not
+            // link. What the producer reports is not waited for: reading back is the answer.
+            let sent = self.sender.post(&topic, self.partition, &[record]);
+            let until = Instant::now() + RESEND_AFTER;
+            while Instant::now() < until {
+                if let Some(answer) = self.tail.wait(Duration::from_millis(100), outcome) {
+                    return answer;
+                }
+                if self.closed.load(Ordering::SeqCst) {
+                    return unanswered;
+                }
+            }
+            if let Err(error) = sent {
+                // Nothing was handed over, so nothing can link later.
+                return Err(error);
+            }
+        }
+    }
+
+    /// Position after the last record that is known to be in `stream`.
+    fn end(&self, stream: Stream) -> u64 {
+        lock(&self.ends).get(&stream).copied().unwrap_or(0)
+    }
+}
+
+impl Log for KafkaLog {
+    fn head(&self) -> Result<Head, LogError> {
+        self.tail.caught_up()
+    }
+
+    fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
+        self.copy.read(from_seq, bytes_max)
+    }
+
+    fn append(
+        &self,
+        expected: &Head,
+        batch: &Batch,
+        changes: &Changes,
+    ) -> Result<Append, LogError> {
+        changes.sound()?;
+        let head = self.followed()?;
+        let appended = if head.hash == batch.hash() {
+            Append::Appended(head)
+        } else if head != *expected {
+            return Ok(Append::Lost(head));
+        } else {
+            let first_seq = batch.header.first_seq;
+            link(&head, batch).map_err(|skip| LogError::Unlinked { first_seq, skip })?;
+            let record = batch.encode();
+            if record.len() > RECORD_BYTES_MAX {
+                let bytes = record.len();
+                return Err(LogError::TooLarge { bytes, bytes_max: RECORD_BYTES_MAX });
+            }
+            self.persist(batch, &record)?
+        };
+        if let Append::Appended(head) = &appended
+            && self.copy.position()? == batch.header.first_seq
+        {
+            self.copy.fold(head.next_seq, changes)?;
+        }
+        Ok(appended)
+    }
+
+    fn send(&self, stream: Stream, records: &[Vec<u8>]) -> Result<Range<u64>, LogError> {
+        within_limit(records)?;
+        if records.is_empty() {
+            let end = self.end(stream);
+            return Ok(end..end);
+        }
+        let topic = self.cluster.stream(stream);
+        let (first, last) = self.sender.send(&topic, self.partition, records)?;
+        let mut ends = lock(&self.ends);
+        let end = ends.entry(stream).or_default();
+        *end = (last + 1).max(*end);
+        Ok(first..last + 1)
+    }
+
+    fn take(
+        &self,
+        stream: Stream,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+        let positions = self.followed()?.positions;
+        let taken = at(positions, stream);
+        let floor = if stream == Stream::Telemetry { self.copy.floor()? } else { taken };
+        let from = from.max(floor);
+        let mut streams = lock(&self.streams);
+        if from < taken {
+            drop(streams);
+            return history(&self.cluster, self.partition, stream, from, bytes_max);
+        }
+        let streams = match &mut *streams {
+            Some(streams) => streams,
+            none => {
+                none.insert(Streams::open(&self.cluster, self.partition, positions, &self.news)?)
+            }
+        };
+        let end = self.end(stream);
+        match streams.take(stream, from, bytes_max, taken, end)? {
+            Some(records) => Ok(records),
+            None => history(&self.cluster, self.partition, stream, from, bytes_max),
+        }
+    }
+
+    fn quarantine(&self, record: &[u8], reason: &str) -> Result<Hash, LogError> {
+        let hash = Hash::of(&[record]);
+        if self.copy.has_quarantined(&hash)? {
+            return Ok(hash);
+        }
+        let kept = crate::embedded::encode_quarantined(record, reason);
+        self.sender.send(&self.cluster.topic(QUARANTINE), self.partition, &[kept])?;
+        self.copy.quarantine(record, reason)
+    }
+
+    fn forget(&self, stream: Stream, before: u64) -> Result<(), LogError> {
+        // Retention is the broker's; what lies below is no longer read.
+        match stream {
+            Stream::Inbox | Stream::Control => Ok(()),
+            Stream::Telemetry => self.copy.raise_floor(before),
+        }
+    }
+}
+
+impl Store for KafkaLog {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
+        self.copy.get(key)
+    }
+
+    fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), LogError> {
+        self.copy.scan(prefix, each)
+    }
+
+    fn position(&self) -> Result<u64, LogError> {
+        self.copy.position()
+    }
+
+    fn commit(&self, next_seq: u64, changes: &Changes) -> Result<(), LogError> {
+        self.copy.fold(next_seq, changes)
+    }
+}

@@ -1,0 +1,344 @@
+//! Where a Kafka cluster is, how it is spoken to, and which topics lie there.
+//!
+//! One partition of the system is the partition of that number in each of four topics; `nodes`
+//! is shared by all. A start creates the topics that are missing and refuses, with a sentence,
+//! those that would lose what must be kept.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::types::RDKafkaErrorCode;
+use schemas::Stream;
+
+use crate::LogError;
+
+/// The chain. Persisted: frozen, like all names of topics here.
+pub(crate) const JOURNAL: &str = "journal";
+/// Who belongs to the deployment; one partition.
+pub(crate) const NODES: &str = "nodes";
+/// Signed tree heads, for whoever watches or exports.
+pub(crate) const HEADS: &str = "heads";
+/// How far the fan-out to typed topics has come.
+pub(crate) const FANOUT: &str = "fanout";
+/// Records that could not be decoded.
+pub(crate) const QUARANTINE: &str = "quarantine";
+
+/// Replicas of each topic where the cluster has as many brokers (protocol.md §2).
+const REPLICAS: usize = 3;
+/// How long telemetry and typed topics are kept where this process makes them. Beyond it, replay
+/// takes recorded anomalies as inputs.
+const EXPIRING_MS: &str = "604800000";
+/// How long the cluster may take to answer at the start.
+const START_WITHIN: Duration = Duration::from_secs(20);
+
+/// A cluster and the part of it that belongs to one system.
+#[derive(Clone)]
+pub struct Cluster {
+    brokers: String,
+    prefix: String,
+    /// librdkafka's settings for TLS and SASL. Secrets: never printed.
+    security: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kafka://{} prefix {:?}", self.brokers, self.prefix)
+    }
+}
+
+impl Cluster {
+    /// The cluster of `kafka://HOST:PORT[,HOST:PORT…]` with topics that begin with `prefix`.
+    ///
+    /// # Errors
+    /// [`LogError::Cluster`] says what is expected instead.
+    pub fn parse(url: &str, prefix: &str) -> Result<Self, LogError> {
+        let refused = |why: String| LogError::Cluster { what: format!("use {url:?}"), why };
+        let form = "kafka://HOST:PORT[,HOST:PORT…] is expected";
+        let brokers = url.strip_prefix("kafka://").ok_or_else(|| refused(form.to_owned()))?;
+        let brokers = brokers.trim_end_matches('/');
+        let named = |it: &str| {
+            let parts = it.rsplit_once(':');
+            parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if let Some(wrong) = brokers.split(',').find(|it| !named(it)) {
+            return Err(refused(format!("{wrong:?} is no HOST:PORT; {form}")));
+        }
+        let legal = |it: char| it.is_ascii_alphanumeric() || matches!(it, '.' | '_' | '-');
+        if prefix.len() > 100 || !prefix.chars().all(legal) {
+            let why = "a prefix has at most 100 letters, digits, `.`, `_` and `-`".to_owned();
+            return Err(LogError::Cluster { what: format!("use the prefix {prefix:?}"), why });
+        }
+        let (brokers, prefix) = (brokers.to_owned(), prefix.to_owned());
+        Ok(Cluster { brokers, prefix, security: BTreeMap::new() })
+    }
+
+    /// The same cluster, spoken to with librdkafka's settings for TLS and SASL.
+    #[must_use]
+    pub fn secured(self, security: BTreeMap<String, String>) -> Self {
+        Cluster { security, ..self }
+    }
+
+    /// `HOST:PORT[,…]`.
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// Full name of a topic.
+    pub fn topic(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    pub(crate) fn stream(&self, stream: Stream) -> String {
+        self.topic(match stream {
+            Stream::Inbox => "inbox",
+            Stream::Control => "inbox.control",
+            Stream::Telemetry => "telemetry",
+        })
+    }
+
+    /// Settings that every client shares.
+    pub(crate) fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers);
+        config.set("client.id", "healwright");
+        // A broker that comes back is found within a second.
+        config.set("reconnect.backoff.ms", "50").set("reconnect.backoff.max.ms", "1000");
+        config.set("socket.nagle.disable", "true").set("socket.keepalive.enable", "true");
+        for (key, value) in &self.security {
+            config.set(key, value);
+        }
+        config
+    }
+
+    /// A reader that is told where it starts and never moves on by itself: a position that the
+    /// broker does not have is an error and not a jump (protocol.md §2, "Truncation").
+    pub(crate) fn reader(&self, isolation: Isolation) -> ClientConfig {
+        let mut config = self.client();
+        // Never subscribed: librdkafka wants a name for every consumer that is assigned to.
+        config.set("group.id", self.topic("reader"));
+        config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
+        config.set("auto.offset.reset", "error").set("enable.partition.eof", "true");
+        config.set("isolation.level", isolation.name()).set("check.crcs", "true");
+        // A queue that is full for a moment must not stall a second (architecture.md).
+        config.set("fetch.queue.backoff.ms", "10").set("queued.max.messages.kbytes", "32768");
+        config.set("fetch.wait.max.ms", "100").set("fetch.error.backoff.ms", "100");
+        config
+    }
+
+    pub(crate) fn failed(&self, what: &str, error: impl fmt::Display) -> LogError {
+        let what = format!("{what} on {}", self.brokers);
+        LogError::Cluster { what, why: error.to_string() }
+    }
+
+    /// Creates the topics that are missing, and checks the ones that are there. `typed` are the
+    /// topics that the fan-out writes; how long those are kept is their readers' affair.
+    ///
+    /// # Errors
+    /// [`LogError::Cluster`]: the cluster does not answer, or a topic is not what it must be.
+    pub fn prepare(&self, partitions: u32, typed: &[String]) -> Result<(), LogError> {
+        let consumer: BaseConsumer =
+            self.client().create().map_err(|error| self.failed("start a client", error))?;
+        let metadata = consumer.fetch_metadata(None, START_WITHIN);
+        let metadata = metadata.map_err(|error| self.failed("ask for the topics", error))?;
+        let replicas = metadata.brokers().len().min(REPLICAS);
+        let there: BTreeMap<&str, usize> =
+            metadata.topics().iter().map(|it| (it.name(), it.partitions().len())).collect();
+        let wanted = self.wanted(partitions, typed);
+        let missing: Vec<&Wanted> =
+            wanted.iter().filter(|it| !there.contains_key(it.name.as_str())).collect();
+        self.create(&missing, replicas)?;
+        for topic in wanted.iter().filter(|it| there.contains_key(it.name.as_str())) {
+            let found = there[topic.name.as_str()];
+            if found != topic.partitions {
+                let why = format!(
+                    "it has {found} partitions and {} are configured; a chain belongs to its \
+                     partition, so use another `--topic-prefix` or the number that is there",
+                    topic.partitions
+                );
+                return Err(self.failed(&format!("use the topic {}", topic.name), why));
+            }
+        }
+        self.check(&wanted)?;
+        missing.iter().try_for_each(|topic| self.await_leader(&consumer, topic))
+    }
+
+    fn wanted(&self, partitions: u32, typed: &[String]) -> Vec<Wanted> {
+        let partitions = partitions as usize;
+        let kept = |name: String, partitions| Wanted { name, partitions, retention_ms: "-1" };
+        let telemetry = self.stream(Stream::Telemetry);
+        let expiring = |name: String| Wanted { name, partitions, retention_ms: EXPIRING_MS };
+        let mut wanted = vec![
+            kept(self.topic(JOURNAL), partitions),
+            kept(self.stream(Stream::Inbox), partitions),
+            kept(self.stream(Stream::Control), partitions),
+            expiring(telemetry),
+            expiring(self.topic(HEADS)),
+            kept(self.topic(QUARANTINE), partitions),
+            kept(self.topic(FANOUT), partitions),
+            kept(self.topic(NODES), 1),
+        ];
+        wanted.extend(typed.iter().map(|it| expiring(self.topic(it))));
+        wanted
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, LogError> {
+        self.client().create().map_err(|error| self.failed("start a client", error))
+    }
+
+    fn create(&self, missing: &[&Wanted], replicas: usize) -> Result<(), LogError> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let in_sync = if replicas >= REPLICAS { "2" } else { "1" };
+        let copies = i32::try_from(replicas).unwrap_or(1);
+        let topics: Vec<NewTopic<'_>> = missing
+            .iter()
+            .map(|topic| {
+                let partitions = i32::try_from(topic.partitions).unwrap_or(1);
+                NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(copies))
+                    .set("cleanup.policy", "delete")
+                    .set("retention.ms", topic.retention_ms)
+                    .set("retention.bytes", "-1")
+                    .set("min.insync.replicas", in_sync)
+                    .set("unclean.leader.election.enable", "false")
+            })
+            .collect();
+        let options = AdminOptions::new().operation_timeout(Some(START_WITHIN));
+        let admin = self.admin()?;
+        let created = pollster::block_on(admin.create_topics(&topics, &options));
+        for outcome in created.map_err(|error| self.failed("create topics", error))? {
+            match outcome {
+                // Another node was faster; what it made is checked like any other.
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => {
+                    return Err(self.failed(&format!("create the topic {name}"), code));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, wanted: &[Wanted]) -> Result<(), LogError> {
+        let admin = self.admin()?;
+        let until = Instant::now() + START_WITHIN;
+        loop {
+            let specifiers: Vec<ResourceSpecifier<'_>> =
+                wanted.iter().map(|it| ResourceSpecifier::Topic(&it.name)).collect();
+            let options = AdminOptions::new();
+            let asked = admin.describe_configs(&specifiers, &options);
+            let described = pollster::block_on(asked);
+            let described = described.map_err(|error| self.failed("read the topics", error))?;
+            let settings: Result<Vec<ConfigResource>, _> = described.into_iter().collect();
+            match settings {
+                Ok(settings) => {
+                    let mut pairs = wanted.iter().zip(&settings);
+                    return pairs.try_for_each(|(topic, settings)| self.fits(topic, settings));
+                }
+                // A topic that was made a moment ago is not known to every broker yet.
+                Err(RDKafkaErrorCode::UnknownTopicOrPartition) if Instant::now() < until => {}
+                Err(code) => return Err(self.failed("read the settings of the topics", code)),
+            }
+        }
+    }
+
+    /// A journal whose tail or head may vanish, or that is compacted, is no journal.
+    fn fits(&self, topic: &Wanted, settings: &ConfigResource) -> Result<(), LogError> {
+        let value = |name| settings.get(name).and_then(|it| it.value.clone()).unwrap_or_default();
+        let refuse = |name: &str, found: &str, wanted: &str| {
+            let why = format!(
+                "its {name} is {found} and must be {wanted}, or acknowledged events would be \
+                 lost; change it with `kafka-configs --alter --topic {} --add-config \
+                 {name}={wanted}`",
+                topic.name
+            );
+            Err(self.failed(&format!("use the topic {}", topic.name), why))
+        };
+        let mut must = vec![("cleanup.policy", "delete")];
+        if topic.retention_ms == "-1" {
+            must.extend([("retention.ms", "-1"), ("retention.bytes", "-1")]);
+        }
+        must.push(("unclean.leader.election.enable", "false"));
+        for (name, wanted) in must {
+            let found = value(name);
+            if found != wanted {
+                return refuse(name, &found, wanted);
+            }
+        }
+        Ok(())
+    }
+
+    fn await_leader(&self, consumer: &BaseConsumer, topic: &Wanted) -> Result<(), LogError> {
+        let until = Instant::now() + START_WITHIN;
+        let mut last = "no partition has a leader yet".to_owned();
+        while Instant::now() < until {
+            match consumer.fetch_metadata(Some(&topic.name), Duration::from_secs(5)) {
+                Ok(found) => {
+                    let found = found.topics().first();
+                    let partitions = found.map(|it| it.partitions()).unwrap_or_default();
+                    let led = partitions.iter().filter(|it| it.leader() >= 0).count();
+                    if led == topic.partitions {
+                        return Ok(());
+                    }
+                }
+                Err(error) => last = error.to_string(),
+            }
+        }
+        Err(self.failed(&format!("use the topic {}", topic.name), last))
+    }
+}
+
+/// What a reader sees of transactions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Isolation {
+    /// The journal: the chain decides what counts, and nobody's open transaction may hide it.
+    Uncommitted,
+    /// Streams that others write to: what a sender took back is not read.
+    Committed,
+}
+
+impl Isolation {
+    fn name(self) -> &'static str {
+        match self {
+            Isolation::Uncommitted => "read_uncommitted",
+            Isolation::Committed => "read_committed",
+        }
+    }
+}
+
+struct Wanted {
+    name: String,
+    partitions: usize,
+    retention_ms: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_address_is_brokers_with_ports_and_anything_else_is_refused_with_the_form() {
+        let cluster = Cluster::parse("kafka://a:9092,b:9093", "P.").unwrap();
+        assert_eq!((cluster.brokers(), cluster.topic("x")), ("a:9092,b:9093", "P.x".to_owned()));
+        for (url, prefix) in
+            [("kafka:/a:1", ""), ("kafka://a", ""), ("kafka://", ""), ("kafka://a:1", "a b")]
+        {
+            let error = Cluster::parse(url, prefix).unwrap_err().to_string();
+            assert!(error.contains("expected") || error.contains("prefix"), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_secret_is_printed() {
+        let secret = BTreeMap::from([("sasl.password".to_owned(), "hunter2".to_owned())]);
+        let cluster = Cluster::parse("kafka://a:1", "").unwrap().secured(secret);
+        assert!(!format!("{cluster:?}").contains("hunter2"));
+    }
+}

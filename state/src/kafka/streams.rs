@@ -1,0 +1,292 @@
+//! Reading `inbox`, `inbox.control` and `telemetry` as their owner, from the chain's positions
+//! on.
+//!
+//! Records are kept from what the chain has taken until it has taken them, so that after a lost
+//! append everything can be taken again without asking the broker. What lies below is read
+//! anew, for folding a gap and for replay.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+use schemas::{Positions, Stream};
+
+use super::cluster::{Cluster, Isolation};
+use crate::LogError;
+
+/// How long a record that is known to be there may take to arrive.
+const ARRIVE_WITHIN: Duration = Duration::from_secs(10);
+/// Buffered at most, beyond what one call asks for.
+const BUFFER_BYTES: usize = 16 * 1024 * 1024;
+const STREAMS: [Stream; 3] = [Stream::Control, Stream::Inbox, Stream::Telemetry];
+
+/// Records with their positions.
+pub(crate) type Records = Vec<(u64, Vec<u8>)>;
+
+/// The three streams of one partition, read by their owner.
+pub(crate) struct Streams {
+    cluster: Cluster,
+    consumer: Arc<BaseConsumer>,
+    lanes: Vec<Lane>,
+}
+
+struct Lane {
+    stream: Stream,
+    topic: String,
+    queue: PartitionQueue<DefaultConsumerContext>,
+    records: VecDeque<(u64, Vec<u8>)>,
+    bytes: usize,
+    /// Position of the next record to arrive, at least.
+    next: u64,
+    /// Records below have never been here.
+    start: u64,
+    /// Records below this are known to be on the broker.
+    end: u64,
+    /// Whether the broker has said that nothing more is there.
+    at_end: bool,
+}
+
+impl Streams {
+    /// Reads from `positions` on; `news` is called when something has come in.
+    pub(crate) fn open(
+        cluster: &Cluster,
+        partition: u32,
+        positions: Positions,
+        news: &Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, LogError> {
+        let failed = |error: KafkaError| cluster.failed("read the streams", error);
+        let consumer: BaseConsumer =
+            cluster.reader(Isolation::Committed).create().map_err(failed)?;
+        let consumer = Arc::new(consumer);
+        let number = i32::try_from(partition).unwrap_or(i32::MAX);
+        let mut assignment = TopicPartitionList::new();
+        for stream in STREAMS {
+            let offset = Offset::Offset(i64::try_from(at(positions, stream)).unwrap_or(0));
+            let topic = cluster.stream(stream);
+            assignment.add_partition_offset(&topic, number, offset).map_err(failed)?;
+        }
+        consumer.assign(&assignment).map_err(failed)?;
+        let mut lanes = Vec::new();
+        // At once: what is fetched before this comes by the consumer's own queue.
+        for stream in STREAMS {
+            let topic = cluster.stream(stream);
+            let queue = consumer.split_partition_queue(&topic, number);
+            let mut queue = queue.ok_or_else(|| cluster.failed("read", &topic))?;
+            let news = news.clone();
+            queue.set_nonempty_callback(move || news());
+            lanes.push(Lane::at(stream, topic, queue, at(positions, stream)));
+        }
+        for lane in &mut lanes {
+            let asked = consumer.fetch_watermarks(&lane.topic, number, ARRIVE_WITHIN);
+            lane.end = u64::try_from(asked.map_err(failed)?.1).unwrap_or(0);
+        }
+        Ok(Streams { cluster: cluster.clone(), consumer, lanes })
+    }
+
+    /// Records from `from` on; see [`crate::Log::take`]. `None`: they lie below what is kept
+    /// here. Those below `taken` are let go. A record below `end` is known to be there and
+    /// waited for.
+    pub(crate) fn take(
+        &mut self,
+        stream: Stream,
+        from: u64,
+        bytes_max: usize,
+        taken: u64,
+        end: u64,
+    ) -> Result<Option<Records>, LogError> {
+        self.drain()?;
+        let lane = self.lanes.iter_mut().find(|it| it.stream == stream);
+        let Some(lane) = lane.filter(|it| it.start <= from) else { return Ok(None) };
+        lane.forget(taken);
+        lane.end = lane.end.max(end);
+        let began = Instant::now();
+        loop {
+            lane.gather(&self.cluster, bytes_max)?;
+            if lane.end <= lane.next || lane.is_full(from, bytes_max) || lane.has_ended(began) {
+                return Ok(Some(lane.from(from, bytes_max)));
+            }
+            if began.elapsed() > ARRIVE_WITHIN {
+                return Err(LogError::Unanswered { what: "read of a stream" });
+            }
+            lane.await_one(&self.cluster)?;
+        }
+    }
+
+    /// Serves errors and reconnections, and takes in what was fetched before the streams had
+    /// queues of their own: it comes before anything that lies there.
+    fn drain(&mut self) -> Result<(), LogError> {
+        while let Some(polled) = self.consumer.poll(Duration::ZERO) {
+            match polled {
+                Ok(message) => {
+                    let lane = self.lanes.iter_mut().find(|it| it.topic == message.topic());
+                    if let Some(lane) = lane {
+                        lane.push(&message);
+                    }
+                }
+                Err(error) => transient(&self.cluster, error)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Lane {
+    fn at(
+        stream: Stream,
+        topic: String,
+        queue: PartitionQueue<DefaultConsumerContext>,
+        next: u64,
+    ) -> Self {
+        let (records, bytes, start, end) = (VecDeque::new(), 0, next, next);
+        Lane { stream, topic, queue, records, bytes, next, start, end, at_end: false }
+    }
+
+    /// Whether what is buffered from `from` on fills an answer.
+    fn is_full(&self, from: u64, bytes_max: usize) -> bool {
+        let first = self.records.partition_point(|(at, _)| *at < from);
+        let mut bytes = 0;
+        self.records.range(first..).any(|(_, record)| {
+            bytes += record.len();
+            bytes_max <= bytes
+        })
+    }
+
+    /// The broker's word that nothing more is there, given again after a wait: the marks of a
+    /// foreign transaction have positions and never arrive.
+    fn has_ended(&self, began: Instant) -> bool {
+        let patience = Duration::from_millis(500);
+        self.at_end && began.elapsed() > patience
+    }
+
+    fn forget(&mut self, taken: u64) {
+        while self.records.front().is_some_and(|(at, _)| *at < taken) {
+            let record = self.records.pop_front();
+            self.bytes -= record.map_or(0, |(_, record)| record.len());
+        }
+        self.start = self.start.max(taken.min(self.next));
+    }
+
+    /// Moves what has arrived into the buffer.
+    fn gather(&mut self, cluster: &Cluster, bytes_max: usize) -> Result<(), LogError> {
+        while self.bytes < bytes_max.min(BUFFER_BYTES) && self.poll(cluster, Duration::ZERO)? {}
+        Ok(())
+    }
+
+    /// Waits a moment for the next record.
+    fn await_one(&mut self, cluster: &Cluster) -> Result<(), LogError> {
+        self.poll(cluster, Duration::from_millis(50)).map(|_| ())
+    }
+
+    /// Buffers one record; whether there was anything.
+    fn poll(&mut self, cluster: &Cluster, within: Duration) -> Result<bool, LogError> {
+        match self.queue.poll(within) {
+            None => return Ok(false),
+            Some(Ok(message)) => {
+                let (at, record) = read(&message);
+                self.keep(at, record);
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => self.at_end = true,
+            Some(Err(error)) => transient(cluster, error)?,
+        }
+        Ok(true)
+    }
+
+    fn push(&mut self, message: &BorrowedMessage<'_>) {
+        let (at, record) = read(message);
+        self.keep(at, record);
+    }
+
+    fn keep(&mut self, at: u64, record: Vec<u8>) {
+        self.bytes += record.len();
+        self.next = at + 1;
+        self.at_end = false;
+        self.records.push_back((at, record));
+    }
+
+    fn from(&self, from: u64, bytes_max: usize) -> Records {
+        let first = self.records.partition_point(|(at, _)| *at < from);
+        let mut bytes = 0;
+        let mut taken = Vec::new();
+        for (at, record) in self.records.range(first..) {
+            bytes += record.len();
+            if !taken.is_empty() && bytes > bytes_max {
+                break;
+            }
+            taken.push((*at, record.clone()));
+        }
+        taken
+    }
+}
+
+fn read(message: &BorrowedMessage<'_>) -> (u64, Vec<u8>) {
+    let at = u64::try_from(message.offset()).unwrap_or(0);
+    (at, message.payload().unwrap_or_default().to_vec())
+}
+
+/// Records of a stream as the broker has them now, from `from` on, up to its end.
+pub(crate) fn history(
+    cluster: &Cluster,
+    partition: u32,
+    stream: Stream,
+    from: u64,
+    bytes_max: usize,
+) -> Result<Records, LogError> {
+    let topic = cluster.stream(stream);
+    let failed = |error: KafkaError| cluster.failed(&format!("read {topic}"), error);
+    let consumer: BaseConsumer = cluster.reader(Isolation::Committed).create().map_err(failed)?;
+    let number = i32::try_from(partition).unwrap_or(i32::MAX);
+    let (low, high) = consumer.fetch_watermarks(&topic, number, ARRIVE_WITHIN).map_err(failed)?;
+    let from = i64::try_from(from).unwrap_or(i64::MAX).max(low);
+    if high <= from {
+        return Ok(Vec::new());
+    }
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(&topic, number, Offset::Offset(from)).map_err(failed)?;
+    consumer.assign(&assignment).map_err(failed)?;
+    let mut records: Records = Vec::new();
+    let mut bytes = 0;
+    let until = Instant::now() + ARRIVE_WITHIN;
+    while Instant::now() < until {
+        match consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Ok(message)) => {
+                let (at, record) = read(&message);
+                bytes += record.len();
+                if !records.is_empty() && bytes > bytes_max {
+                    return Ok(records);
+                }
+                records.push((at, record));
+                if high <= message.offset() + 1 || bytes >= bytes_max {
+                    return Ok(records);
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(records),
+            Some(Err(error)) => transient(cluster, error)?,
+        }
+    }
+    Err(LogError::Unanswered { what: "read of a stream" })
+}
+
+/// Where a stream's reader is not allowed to go on is an error; a broker that is away comes
+/// back, and librdkafka goes on by itself.
+pub(crate) fn transient(cluster: &Cluster, error: KafkaError) -> Result<(), LogError> {
+    let code = error.rdkafka_error_code();
+    let gone = [RDKafkaErrorCode::AutoOffsetReset, RDKafkaErrorCode::OffsetOutOfRange];
+    if code.is_some_and(|it| gone.contains(&it)) {
+        return Err(cluster.failed("read from the recorded position", error));
+    }
+    Ok(())
+}
+
+pub(crate) fn at(positions: Positions, stream: Stream) -> u64 {
+    match stream {
+        Stream::Inbox => positions.inbox,
+        Stream::Control => positions.control,
+        Stream::Telemetry => positions.telemetry,
+    }
+}
