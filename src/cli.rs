@@ -29,6 +29,12 @@ pub struct Global {
     /// Data directory [default: $XDG_DATA_HOME/healwright]
     #[arg(long, global = true, env = "HEALWRIGHT_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// The log: `embedded`, or kafka://HOST:PORT[,HOST:PORT…]
+    #[arg(long, global = true, default_value = "embedded", value_name = "LOG")]
+    pub log: String,
+    /// What the names of this system's topics begin with
+    #[arg(long, global = true, default_value = "healwright.", value_name = "PREFIX")]
+    pub topic_prefix: String,
     /// How results are printed
     #[arg(short, long, global = true, default_value = "table", value_name = "FORM")]
     pub output: Form,
@@ -134,9 +140,6 @@ pub struct Up {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The log; only `embedded` is built in
-    #[arg(long, default_value = "embedded", value_name = "LOG")]
-    pub log: String,
     /// Do not start the local runner
     #[arg(long)]
     pub no_runner: bool,

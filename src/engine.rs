@@ -20,12 +20,14 @@ pub mod bookkeeping;
 pub mod fold;
 pub mod heads;
 pub mod input;
+mod member;
 pub mod owner;
 pub mod replay;
 mod thread;
 
 pub use input::Input;
-pub use thread::{Answer, Engine, Handle, LEASE, Moved, wall_now};
+pub use member::{Elect, Member};
+pub use thread::{Answer, Bell, Engine, Handle, LEASE, Moved, Seat, Sent, wall_now};
 
 use thiserror::Error;
 

@@ -17,7 +17,7 @@ use crate::cli::{Form, Verify};
 use crate::engine::fold::Place;
 use crate::engine::replay::{Replayed, replay_batch};
 use crate::journal::Journal;
-use crate::node::{Layout, PARTITION};
+use crate::node::{Layout, LogChoice, PARTITION};
 use crate::out::{Colour, Out};
 use crate::session::Session;
 use crate::words;
@@ -30,7 +30,10 @@ const READ_BYTES: usize = 8 * 1024 * 1024;
 /// # Errors
 /// No journal, no signed head yet, or a directory that exists already.
 pub fn export(session: &Session, out: Out, to: &Path) -> anyhow::Result<bool> {
-    let files = files_of(session.data(), session.log()?)?;
+    let files = match session.choice() {
+        LogChoice::Embedded => files_of(session.data(), session.log()?)?,
+        LogChoice::Kafka(_) => bundle_of(session.shown_head()?, session.log()?)?,
+    };
     if to.exists() {
         bail!("{} exists already; an export never overwrites", to.display());
     }
@@ -65,11 +68,16 @@ pub fn export(session: &Session, out: Out, to: &Path) -> anyhow::Result<bool> {
 ///
 /// # Errors
 /// No signed head, or a history that does not verify.
-pub fn files_of(data: &Path, log: &Reader) -> anyhow::Result<Files> {
+pub fn files_of(data: &Path, log: &dyn Journal) -> anyhow::Result<Files> {
     let layout = Layout(data.to_owned());
     let checkpoint = fs::read(layout.checkpoint()).with_context(|| {
         format!("no signed head in {}; `healwright up` signs one when it runs", data.display())
     })?;
+    bundle_of(checkpoint, log)
+}
+
+/// The files of an export of `log` up to a signed head at least.
+fn bundle_of(checkpoint: Vec<u8>, log: &dyn Journal) -> anyhow::Result<Files> {
     // The head is read before the chain, so the chain covers it.
     log.catch_up()?;
     let head = log.head()?;

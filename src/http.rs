@@ -43,15 +43,18 @@ pub struct Inner {
 
 /// All routes.
 pub fn router(app: App) -> Router {
+    let owners = Router::new()
+        .route("/api/v1/config", post(api::config))
+        .route("/api/v1/skip", post(api::skip))
+        .route("/api/incidents/freeze", post(api::freeze))
+        .route("/api/incidents/unfreeze", post(api::unfreeze))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), gate::owner));
     let writes = Router::new()
         .route("/api/v1/changes", post(api::change))
         .route("/api/v1/telemetry", post(api::telemetry))
         .route("/api/v1/releases", post(api::release))
         .route("/api/v1/approvals", post(api::approval))
-        .route("/api/v1/config", post(api::config))
-        .route("/api/v1/skip", post(api::skip))
-        .route("/api/incidents/freeze", post(api::freeze))
-        .route("/api/incidents/unfreeze", post(api::unfreeze))
+        .merge(owners)
         .layer(axum::middleware::from_fn_with_state(app.clone(), gate::writes));
     Router::new()
         .merge(writes)

@@ -3,6 +3,7 @@
 
 use schemas::{Batch, Head, Stream};
 use state::embedded::Reader;
+use state::kafka::KafkaReader;
 use state::{Log, LogError};
 
 /// A chain that can be read.
@@ -24,6 +25,14 @@ pub trait Journal {
     /// # Errors
     /// The log is damaged.
     fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError>;
+
+    /// Takes in what has been appended since.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    fn catch_up(&self) -> Result<(), LogError> {
+        Ok(())
+    }
 }
 
 impl Journal for dyn Log + '_ {
@@ -47,5 +56,23 @@ impl Journal for Reader {
     }
     fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
         Reader::take(self, from, bytes_max)
+    }
+    fn catch_up(&self) -> Result<(), LogError> {
+        Reader::catch_up(self)
+    }
+}
+
+impl Journal for KafkaReader {
+    fn head(&self) -> Result<Head, LogError> {
+        Ok(KafkaReader::head(self))
+    }
+    fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
+        KafkaReader::read(self, from_seq, bytes_max)
+    }
+    fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+        KafkaReader::telemetry(self, from, bytes_max)
+    }
+    fn catch_up(&self) -> Result<(), LogError> {
+        KafkaReader::catch_up(self)
     }
 }

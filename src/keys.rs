@@ -73,19 +73,84 @@ impl KeyDir {
     /// # Errors
     /// A key file that is malformed or readable by others, or an unwritable directory.
     pub fn identity(&self) -> anyhow::Result<Identity> {
-        fs::create_dir_all(&self.0).with_context(|| format!("creating {}", self.0.display()))?;
-        fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))
-            .with_context(|| format!("restricting {}", self.0.display()))?;
+        self.private()?;
         if let Some(certified) = self.certified()? {
             return Ok(certified);
         }
         let root = self.key("root", true)?;
         let node = self.key("node", true)?;
         let identity = Identity::new(DEFAULT_NAME, &host_name(), &root, node);
-        let path = self.0.join(CERTIFICATE);
-        fs::write(&path, format!("{}\n{}\n", identity.root, identity.node_certificate))
-            .with_context(|| format!("writing {}", path.display()))?;
+        self.keep_certificate(&identity.root, &identity.node_certificate)?;
         Ok(identity)
+    }
+
+    /// Whether no node key has been made here yet.
+    pub fn is_fresh(&self) -> bool {
+        !self.0.join("node.key").exists()
+    }
+
+    /// Whether the root key or a certificate of it is here.
+    pub fn is_certified(&self) -> bool {
+        self.0.join("root.key").exists() || self.0.join(CERTIFICATE).exists()
+    }
+
+    /// This node's key; creates it on first use.
+    ///
+    /// # Errors
+    /// As [`KeyDir::identity`].
+    pub fn node(&self) -> anyhow::Result<KeyPair> {
+        self.private()?;
+        self.key("node", true)
+    }
+
+    /// The root key, where it is here.
+    ///
+    /// # Errors
+    /// No such file, or a malformed one.
+    pub fn existing_root(&self) -> anyhow::Result<KeyPair> {
+        self.key("root", false)
+    }
+
+    /// Forgets a root key that another one has come before, and what it certified.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn give_up_root(&self) -> anyhow::Result<()> {
+        for name in ["root.key", CERTIFICATE] {
+            let path = self.0.join(name);
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the certificate that `root` gave this node; `None` if it does not hold.
+    ///
+    /// # Errors
+    /// The certificate cannot be written.
+    pub fn admitted(
+        &self,
+        deployment: &str,
+        root: PublicKey,
+        certificate: &str,
+    ) -> anyhow::Result<Option<Identity>> {
+        let node = self.node()?;
+        if !schemas::signature::certifies_node(&root, deployment, &node.public(), certificate) {
+            return Ok(None);
+        }
+        self.keep_certificate(&root, certificate)?;
+        self.certified()
+    }
+
+    fn keep_certificate(&self, root: &PublicKey, certificate: &str) -> anyhow::Result<()> {
+        let path = self.0.join(CERTIFICATE);
+        fs::write(&path, format!("{root}\n{certificate}\n"))
+            .with_context(|| format!("writing {}", path.display()))
+    }
+
+    fn private(&self) -> anyhow::Result<()> {
+        fs::create_dir_all(&self.0).with_context(|| format!("creating {}", self.0.display()))?;
+        fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("restricting {}", self.0.display()))
     }
 
     /// The identity without the root key, from the certificate that a former start kept. `None`

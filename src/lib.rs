@@ -11,8 +11,10 @@ pub mod dispatch;
 pub mod doctor;
 pub mod engine;
 pub mod evidence;
+pub mod fanout;
 pub mod follow;
 pub mod http;
+pub mod join;
 pub mod journal;
 pub mod keys;
 pub mod node;
@@ -70,7 +72,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
-    let session = Session::new(cli.global.data.as_deref());
+    let session = Session::new(&cli.global)?;
     match &cli.command {
         Command::Up(args) => up::up(&session, out, args),
         Command::Demo(args) => demo::run(out, args),

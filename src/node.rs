@@ -3,6 +3,9 @@
 //! Order of start: lock and log, keys, head record, election, HTTP, runner. Order of stop: the
 //! runner, HTTP, the owner after its batch, a last signed head. Supervised services and the
 //! proxy outlive all of it.
+//!
+//! On a cluster the election comes later, when the group assigns the partition; the node answers
+//! before that, and redirects what only the owner can answer.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,27 +20,43 @@ use schemas::{Actor, ActorKind};
 use serde::Serialize;
 use state::Log;
 use state::embedded::EmbeddedLog;
+use state::kafka::group::Membership;
+use state::kafka::{Cluster, KafkaLog};
 use tokio::net::TcpListener;
 use topologies::config::{Service, Signers};
 use topologies::profile::Profile;
 
 use crate::config::Escalation;
+use crate::engine::bookkeeping;
 use crate::engine::heads::Heads;
 use crate::engine::owner::{Chance, Office, Owner};
-use crate::engine::{Engine, Handle, Input};
+use crate::engine::{Bell, Engine, Handle, Input, Member};
 use crate::http::{App, Inner, gate::Gate};
 use crate::keys::{Identity, KeyDir};
 use crate::projection::Projection;
-use crate::{dispatch, notify, observe};
+use crate::{dispatch, fanout, join, notify, observe};
 
-/// The one partition of an embedded node.
+/// The one partition of a node.
 pub const PARTITION: u32 = 0;
+/// Partitions of a system on a cluster.
+pub const PARTITIONS: u32 = 1;
 /// Name under which the operator's key is registered.
 pub const OPERATOR: &str = "operator";
+
+/// Where a node's log lies.
+#[derive(Clone, Debug)]
+pub enum LogChoice {
+    /// In the data directory, for this process alone.
+    Embedded,
+    /// On a cluster, shared with other processes.
+    Kafka(Cluster),
+}
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
+    /// The log.
+    pub log: LogChoice,
     /// Data directory.
     pub data: PathBuf,
     /// Address of API and page; port 0 takes a free one.
@@ -68,9 +87,10 @@ pub struct Node {
     pub projection: Projection,
     /// Deployment id.
     pub deployment: String,
-    activator: Activator,
+    activator: Option<Activator>,
     runner: Option<tokio::process::Child>,
-    _engine: Engine,
+    engine_thread: Engine,
+    shared_log: Option<Arc<KafkaLog>>,
 }
 
 /// Activates configuration under the operator's signature.
@@ -99,7 +119,7 @@ impl Activator {
         let body = serde_json::to_string(body).context("writing a configuration as JSON")?;
         let digest = ConfigActivated::digest_of(&body);
         let asked = name.to_owned();
-        let active = self.engine.ask(move |owner| owner.active_config(&asked));
+        let active = self.engine.see(move |state| bookkeeping::active_config(state, &asked));
         let active = active.await.context("the engine has stopped")?;
         if active.as_ref().is_some_and(|it| it.digest == digest) {
             return Ok(());
@@ -122,8 +142,8 @@ impl Activator {
             kind: ActorKind::Human,
             key_id: Some(self.operator.public().id()),
         };
-        let waiting = self.engine.submit(&Input::new(actor, name, config))?;
-        waiting.await.context("the engine has stopped")?;
+        let sent = self.engine.submit(&Input::new(actor, name, config)).await?;
+        sent.answer.await.context("the engine has stopped")?;
         Ok(())
     }
 }
@@ -205,6 +225,82 @@ pub fn open(
     Ok((owner, log))
 }
 
+/// Who this node is, and the operator's key where it is kept here.
+async fn identities(config: &NodeConfig) -> anyhow::Result<(Identity, Option<KeyPair>)> {
+    let keys = KeyDir::of(&config.data);
+    match &config.log {
+        LogChoice::Embedded => Ok((keys.identity()?, Some(keys.operator()?))),
+        LogChoice::Kafka(cluster) => {
+            let (cluster, data) = (cluster.clone(), config.data.clone());
+            let joined = tokio::task::spawn_blocking(move || {
+                cluster.prepare(PARTITIONS, &fanout::topics())?;
+                let identity = join::identity(&cluster, &keys, &data)?;
+                let root = keys.existing_root().ok();
+                // The operator's key is made where the deployment was founded.
+                let operator = root.as_ref().map(|_| keys.operator()).transpose()?;
+                if let Some(root) = root.filter(|_| join::is_local(&cluster)) {
+                    join::admit_all(cluster, root);
+                }
+                anyhow::Ok((identity, operator))
+            });
+            joined.await.context("joining the cluster")?
+        }
+    }
+}
+
+/// An engine that shares its partition with other processes.
+fn share(
+    config: &NodeConfig,
+    cluster: &Cluster,
+    identity: Identity,
+    endpoint: &str,
+) -> anyhow::Result<(Engine, Arc<KafkaLog>)> {
+    let layout = Layout(config.data.clone());
+    let deployment = identity.deployment.clone();
+    belongs(&layout, &deployment)?;
+    let bell = Bell::default();
+    let ringing = bell.clone();
+    let news: Arc<dyn Fn() + Send + Sync> = Arc::new(move || ringing.ring());
+    let log = KafkaLog::open(cluster, &config.data, &deployment, PARTITION, news.clone())?;
+    let log = Arc::new(log);
+    let name = format!("{deployment}-{}", identity.node.public().id());
+    let record = config.head_record.clone().unwrap_or_else(|| head_record_default(&name));
+    let (office_log, endpoint) = (log.clone(), endpoint.to_owned());
+    let elect = move || {
+        let shown = office_log.clone();
+        let heads = Heads::open(&record, Some(layout.checkpoint()))?
+            .shown(Box::new(move |note| shown.publish_head(note)));
+        let office = Office {
+            log: office_log.clone(),
+            store: office_log.clone(),
+            identity: &identity,
+            endpoint: endpoint.clone(),
+            heads,
+            chance: os_chance(),
+        };
+        Owner::elect(office, crate::engine::wall_now())
+    };
+    let membership = Membership::join(cluster, "healwright", news)?;
+    let member = Member::new(log.clone(), membership, PARTITION, Box::new(elect))?;
+    Ok((Engine::join(member, &bell)?, log))
+}
+
+/// Refuses a data directory that holds another log's history, and marks this one.
+fn belongs(layout: &Layout, deployment: &str) -> anyhow::Result<()> {
+    let mark = layout.0.join("shared-log");
+    if layout.journal().exists() && !mark.exists() {
+        anyhow::bail!(
+            "{} holds an embedded log, which is a history of its own; name another data \
+             directory for `--log kafka://…`",
+            layout.0.display()
+        );
+    }
+    std::fs::write(&mark, format!("{deployment}\n"))
+        .with_context(|| format!("writing {}", mark.display()))?;
+    std::fs::write(layout.deployment(), format!("{deployment}\n"))
+        .with_context(|| format!("writing {}", layout.deployment().display()))
+}
+
 impl Node {
     /// Starts everything; returns when the node is ready.
     ///
@@ -219,19 +315,34 @@ impl Node {
             .await
             .with_context(|| format!("listening on {}", config.listen))?;
         let address = listener.local_addr().context("asking for the address")?;
-        let keys = KeyDir::of(&config.data);
-        let identity = keys.identity()?;
-        let operator = keys.operator()?;
-        let (owner, log) = open(&config, &identity, &address.to_string())?;
-        let engine = Engine::start(owner, log)?;
+        let (identity, operator) = identities(&config).await?;
+        let deployment = identity.deployment.clone();
+        let (engine, shared_log) = match &config.log {
+            LogChoice::Embedded => {
+                let (owner, log) = open(&config, &identity, &address.to_string())?;
+                (Engine::start(owner, log)?, None)
+            }
+            LogChoice::Kafka(cluster) => {
+                let (engine, log) = share(&config, cluster, identity, &address.to_string())?;
+                (engine, Some(log))
+            }
+        };
         let handle = engine.handle();
         let projection = Projection::follow(handle.clone());
         notify::follow(&handle, config.escalation.clone());
+        if let LogChoice::Kafka(cluster) = &config.log {
+            fanout::follow(cluster, &handle, &deployment, PARTITION);
+        }
         observe::follow(&handle);
-        let activator = Activator { engine: handle.clone(), operator: Arc::new(operator) };
-        activator.activate_all(&config).await?;
-        let confirmations =
-            dispatch::listen(&layout, handle.clone(), activator.clone(), &identity.deployment)?;
+        let activator =
+            operator.map(|key| Activator { engine: handle.clone(), operator: Arc::new(key) });
+        activate(activator.clone(), &config).await?;
+        let confirmations = match &activator {
+            Some(activator) => {
+                dispatch::listen(&layout, handle.clone(), activator.clone(), &deployment)?
+            }
+            None => dispatch::Confirmations::default(),
+        };
         let app = App(Arc::new(Inner {
             engine: handle.clone(),
             projection: projection.clone(),
@@ -253,12 +364,13 @@ impl Node {
             address,
             engine: handle,
             projection,
-            deployment: identity.deployment,
+            deployment,
             activator,
             runner: None,
-            _engine: engine,
+            engine_thread: engine,
+            shared_log,
         };
-        if config.runner {
+        if config.runner && node.activator.is_some() {
             node.runner = Some(start_runner(&layout, &node.deployment)?);
         }
         let running = serde_json::json!({ "pid": std::process::id(), "http": address.to_string() });
@@ -270,9 +382,11 @@ impl Node {
     /// Journals a configuration under the operator's signature, unless it is in force already.
     ///
     /// # Errors
-    /// The engine has stopped.
+    /// The engine has stopped, or the operator's key is kept elsewhere.
     pub async fn activate<T: Serialize>(&self, name: &str, body: &T) -> anyhow::Result<()> {
-        self.activator.activate(name, body).await
+        let activator = self.activator.as_ref();
+        let activator = activator.context("the operator's key is not kept on this node")?;
+        activator.activate(name, body).await
     }
 
     /// Stops the runner and waits for it; services and proxy go on.
@@ -288,6 +402,41 @@ impl Node {
             if tokio::time::timeout(grace, runner.wait()).await.is_err() {
                 let _ = runner.kill().await;
             }
+        }
+        if let Some(log) = &self.shared_log {
+            // An append that waits for a broker would keep the process.
+            log.close();
+        }
+        drop(self.engine_thread);
+    }
+}
+
+/// Puts the configuration in force. On a cluster that waits for an owner, whoever it will be,
+/// so it goes on in the background.
+async fn activate(activator: Option<Activator>, config: &NodeConfig) -> anyhow::Result<()> {
+    let Some(activator) = activator else {
+        if let Some(service) = config.services.first() {
+            anyhow::bail!(
+                "service {} needs the operator's signature and the key is not kept here; put it \
+                 into the configuration of the node that founded the deployment",
+                service.name
+            );
+        }
+        return Ok(());
+    };
+    match config.log {
+        LogChoice::Embedded => activator.activate_all(config).await,
+        LogChoice::Kafka(_) => {
+            let config = config.clone();
+            tokio::spawn(async move {
+                if let Err(error) = activator.activate_all(&config).await {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "the configuration is not in force"
+                    );
+                }
+            });
+            Ok(())
         }
     }
 }

@@ -26,8 +26,13 @@ pub fn follow(engine: &Handle, targets: Escalation) {
         return;
     }
     let mut follower = Follower::from_end(engine);
+    let seat = engine.seat();
     tokio::spawn(async move {
         while let Some(batches) = follower.next().await {
+            // One of the processes that share a journal tells, and it is the one in office.
+            if !seat.borrow().here {
+                continue;
+            }
             for entry in batches.iter().flat_map(|it| &it.entries) {
                 tell(entry, &targets).await;
             }

@@ -8,15 +8,35 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use state::embedded::Reader;
+use state::kafka::{Cluster, KafkaReader};
 
+use crate::cli::Global;
+use crate::join::List;
+use crate::journal::Journal;
 use crate::keys::KeyDir;
-use crate::node::Layout;
+use crate::node::{Layout, LogChoice, PARTITION};
 use crate::projection::Projection;
 
-/// A data directory and the means to read it and to speak to its node.
+/// A data directory and the means to read it and to speak to its node; on a cluster, the log
+/// that lies there.
 pub struct Session {
     data: PathBuf,
-    reader: OnceCell<Reader>,
+    log: LogChoice,
+    reader: OnceCell<Source>,
+}
+
+enum Source {
+    Directory(Reader),
+    Cluster(KafkaReader),
+}
+
+impl Source {
+    fn journal(&self) -> &dyn Journal {
+        match self {
+            Source::Directory(reader) => reader,
+            Source::Cluster(reader) => reader,
+        }
+    }
 }
 
 /// What a running node leaves for commands.
@@ -28,6 +48,19 @@ pub struct Running {
     pub http: String,
 }
 
+/// The chain as the cluster holds it, under the deployment that was founded there.
+fn on_cluster(cluster: &Cluster) -> anyhow::Result<KafkaReader> {
+    let mut list = List::open(cluster)?;
+    let Some((deployment, _)) = list.read()?.founded.clone() else {
+        bail!(
+            "no deployment has been founded on {cluster:?}; `healwright up --log … \
+             --topic-prefix …` founds one"
+        );
+    };
+    KafkaReader::open(cluster, &deployment, PARTITION)
+        .with_context(|| format!("reading the journal of {cluster:?}"))
+}
+
 /// The data directory when none is named.
 pub fn data_default() -> PathBuf {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
@@ -37,9 +70,23 @@ pub fn data_default() -> PathBuf {
 }
 
 impl Session {
-    /// A session on `data`, or on the default directory.
-    pub fn new(data: Option<&Path>) -> Self {
-        Session { data: data.map_or_else(data_default, Path::to_owned), reader: OnceCell::new() }
+    /// A session on what the options of every command name.
+    ///
+    /// # Errors
+    /// The log is named in no form that is known.
+    pub fn new(options: &Global) -> anyhow::Result<Self> {
+        let data = options.data.clone().unwrap_or_else(data_default);
+        let log = if options.log == "embedded" {
+            LogChoice::Embedded
+        } else {
+            LogChoice::Kafka(Cluster::parse(&options.log, &options.topic_prefix)?)
+        };
+        Ok(Session { data, log, reader: OnceCell::new() })
+    }
+
+    /// Where the log lies.
+    pub fn choice(&self) -> &LogChoice {
+        &self.log
     }
 
     /// The data directory.
@@ -61,10 +108,35 @@ impl Session {
     ///
     /// # Errors
     /// There is no log, or it is damaged; says which file and what to do.
-    pub fn log(&self) -> anyhow::Result<&Reader> {
-        if let Some(reader) = self.reader.get() {
-            return Ok(reader);
+    pub fn log(&self) -> anyhow::Result<&dyn Journal> {
+        Ok(self.source()?.journal())
+    }
+
+    fn source(&self) -> anyhow::Result<&Source> {
+        if let Some(source) = self.reader.get() {
+            return Ok(source);
         }
+        let source = match &self.log {
+            LogChoice::Embedded => Source::Directory(self.embedded()?),
+            LogChoice::Kafka(cluster) => Source::Cluster(on_cluster(cluster)?),
+        };
+        Ok(self.reader.get_or_init(|| source))
+    }
+
+    /// The signed head that the owner on a cluster has shown last.
+    ///
+    /// # Errors
+    /// None has been shown, or the cluster does not answer.
+    pub fn shown_head(&self) -> anyhow::Result<Vec<u8>> {
+        let shown = match self.source()? {
+            Source::Directory(_) => None,
+            Source::Cluster(reader) => reader.signed_head()?,
+        };
+        shown.context("no owner has signed a head on this cluster yet")
+    }
+
+    /// The data directory, read-only.
+    fn embedded(&self) -> anyhow::Result<Reader> {
         if !self.layout().journal().exists() {
             bail!(
                 "{} holds no journal; `healwright up --data {0}` starts one, `--data` names \
@@ -72,9 +144,7 @@ impl Session {
                 self.data.display()
             );
         }
-        let reader = Reader::open(&self.data)
-            .with_context(|| format!("opening {} to read", self.data.display()))?;
-        Ok(self.reader.get_or_init(|| reader))
+        Reader::open(&self.data).with_context(|| format!("opening {} to read", self.data.display()))
     }
 
     /// Sees what has been appended since.
@@ -126,7 +196,9 @@ impl Session {
             .timeout_global(Some(std::time::Duration::from_secs(30)))
             .build()
             .into();
-        let url = format!("http://{}{path}", running.http);
+        // On a shared log an input is durable before it is journaled; a command waits for its
+        // place all the same.
+        let url = format!("http://{}{path}?wait=journaled", running.http);
         let body = serde_json::to_string(body).context("writing the request")?;
         let mut request = agent.post(&url).header("content-type", "application/json");
         if let Ok(token) = std::env::var("HEALWRIGHT_TOKEN") {

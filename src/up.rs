@@ -28,9 +28,6 @@ const CONFIDENCE_BUCKETS: &[f64] = &[0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1.0];
 /// # Errors
 /// Whatever keeps it from starting, with what to do about it.
 pub fn up(session: &Session, out: Out, args: &cli::Up) -> anyhow::Result<bool> {
-    if args.log != "embedded" {
-        bail!("log {:?} is not built in yet; `embedded` is", args.log);
-    }
     let config = match &args.config {
         Some(path) => Config::read(path)?,
         None => Config::default(),
@@ -76,6 +73,7 @@ fn node_config(session: &Session, config: &Config, args: &cli::Up) -> anyhow::Re
     }
     let profile = config.profile()?;
     Ok(NodeConfig {
+        log: session.choice().clone(),
         data: session.data().to_owned(),
         listen,
         token,

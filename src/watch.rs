@@ -12,7 +12,7 @@ use crate::cli::{self, Form};
 use crate::config::{budget, words as split};
 use crate::engine::Handle;
 use crate::follow::Follower;
-use crate::node::{Node, NodeConfig};
+use crate::node::{LogChoice, Node, NodeConfig};
 use crate::out::Out;
 use crate::session::Session;
 use crate::{keys, up, words};
@@ -44,6 +44,7 @@ pub fn run(session: &Session, out: Out, args: &cli::Watch) -> anyhow::Result<boo
     })?;
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = NodeConfig {
+        log: LogChoice::Embedded,
         data: session.data().to_owned(),
         listen: args.listen.unwrap_or(free),
         token: None,

@@ -83,8 +83,8 @@ async fn request_release(stage: &Stage) -> anyhow::Result<()> {
     release.signature = Some(signature_text(&signature));
     let key_id = Some(stage.operator.public().id());
     let actor = Actor { id: OPERATOR.to_owned(), kind: ActorKind::Human, key_id };
-    let waiting = stage.node().engine.submit(&Input::new(actor, SHOP, release))?;
-    waiting.await.context("the engine has stopped")?;
+    let sent = stage.node().engine.submit(&Input::new(actor, SHOP, release)).await?;
+    sent.answer.await.context("the engine has stopped")?;
     stage.story.line("deploying shop 1.1.0 beside 1.0.0 …");
     Ok(())
 }

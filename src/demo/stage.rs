@@ -29,7 +29,7 @@ use crate::cli;
 use crate::config::Escalation;
 use crate::engine::Moved;
 use crate::keys::{KeyDir, host_name};
-use crate::node::{Layout, Node, NodeConfig};
+use crate::node::{Layout, LogChoice, Node, NodeConfig};
 
 /// The shop.
 pub(super) const SHOP: &str = "shop";
@@ -92,6 +92,7 @@ impl Stage {
             services.push(worker(dir, &store, &operator)?);
         }
         let config = NodeConfig {
+            log: LogChoice::Embedded,
             data: data.clone(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             token: None,

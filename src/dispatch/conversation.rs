@@ -260,8 +260,9 @@ impl Conversation {
     async fn result(&mut self, request_id: Uuid, payload: &[u8]) -> anyhow::Result<()> {
         let result = Event::decode(Kind::RunnerResult, payload)?;
         let actor = Actor { id: self.host.clone(), kind: ActorKind::Agent, key_id: None };
-        let waiting = self.office.engine.submit(&Input::new(actor, self.host.clone(), result))?;
-        let answer = waiting.await.context("the engine has stopped")?;
+        let input = Input::new(actor, self.host.clone(), result);
+        let sent = self.office.engine.submit(&input).await?;
+        let answer = sent.answer.await.context("the engine has stopped")?;
         let place = schemas::envelope::reference(PARTITION, answer.seq);
         self.say(&ToRunner::ResultJournaled { request_id, place }).await
     }

@@ -38,13 +38,13 @@ pub async fn command(app: App, command: FreezeCommand) -> Response {
     let key_id = key.map(|it| it.id());
     let actor = Actor { id: command.signer_id.clone(), kind: ActorKind::Human, key_id };
     let input = Input::new(actor, command.scope.clone(), command.clone());
-    let waiting = match engine.submit(&input) {
-        Ok(waiting) => waiting,
+    let sent = match engine.submit(&input).await {
+        Ok(sent) => sent,
         Err(error) => {
             return problem(StatusCode::SERVICE_UNAVAILABLE, "not_journaled", error.to_string());
         }
     };
-    let journaled = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+    let journaled = tokio::time::timeout(Duration::from_secs(10), sent.answer).await;
     let Ok(Ok(answer)) = journaled else {
         let why = "the journal has not confirmed the command; the state stays as it was";
         return problem(StatusCode::SERVICE_UNAVAILABLE, "not_confirmed", why);

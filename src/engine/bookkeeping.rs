@@ -5,8 +5,12 @@
 //! a new owner knows them too (protocol.md §2, step 1).
 
 use schemas::{Event, Kind, Ns};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use state::State;
 use topologies::{Folded, Output, Processor, View};
+
+use super::fold::Keyed;
 
 /// A repeat within this time of the first is not taken again (protocol.md §2).
 const REPEAT_WINDOW: Ns = Ns::from_s(24 * 3600);
@@ -43,6 +47,21 @@ pub struct Active {
     pub version: u64,
     /// SHA-256 of the body.
     pub digest: String,
+}
+
+/// Version, digest and place of a configuration in force.
+pub fn active_config(state: &mut State, name: &str) -> Option<Active> {
+    load(state, &format!("config/{name}"))
+}
+
+/// The entry that the event with this client id became first.
+pub fn first(state: &mut State, client_id: &str) -> Option<First> {
+    load(state, client_id)
+}
+
+fn load<T: DeserializeOwned>(state: &mut State, key: &str) -> Option<T> {
+    let mut store = Keyed(state);
+    View::new(&mut store, PROCESSOR.name).load(key)
 }
 
 /// The id by which a sender's repeat is recognised, where the payload carries one.

@@ -34,7 +34,11 @@ pub struct Heads {
     signed_at: Ns,
     record: HeadRecord,
     note_path: Option<PathBuf>,
+    show: Option<Show>,
 }
+
+/// Shows a signed head to those who cannot read this node's files.
+pub type Show = Box<dyn Fn(&[u8]) + Send>;
 
 impl Heads {
     /// Opens the head record at `record`; the latest signed head is also written to `note`.
@@ -50,7 +54,14 @@ impl Heads {
             signed_at: Ns(0),
             record: HeadRecord::open(record)?,
             note_path: note,
+            show: None,
         })
+    }
+
+    /// Has every head that is signed from now on shown elsewhere, too.
+    #[must_use]
+    pub fn shown(self, show: Show) -> Self {
+        Heads { show: Some(show), ..self }
     }
 
     /// Rebuilds the tree at `head` from its full tiles and the entries after them, and refuses a
@@ -154,6 +165,9 @@ impl Heads {
         let note = checkpoint.sign(epoch_key.epoch, key)?;
         if let Some(path) = &self.note_path {
             write_note(path, &note.encode())?;
+        }
+        if let Some(show) = &self.show {
+            show(&note.encode());
         }
         let epoch = epoch_key.epoch;
         self.record.advance(Signed { size, root, batch: head.hash, epoch })?;

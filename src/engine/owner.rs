@@ -285,9 +285,14 @@ impl Owner {
         look(&View::new(&mut store, processor))
     }
 
+    /// The folded state, for looking at it between two cycles.
+    pub fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
     /// Version, digest and place of a configuration in force.
     pub fn active_config(&mut self, name: &str) -> Option<bookkeeping::Active> {
-        self.look(bookkeeping::PROCESSOR.name, |view| view.load(&format!("config/{name}")))
+        bookkeeping::active_config(&mut self.state, name)
     }
 
     /// The registered key of a signer.

@@ -1,19 +1,26 @@
 //! The thread around the owner: it waits, feeds the clock in, and tells senders what became of
 //! their inputs after the append.
+//!
+//! On an embedded log the owner is there from the start. On a cluster the thread stands by, folds
+//! along, and takes and leaves office as the group says ([`super::member`]); senders are answered
+//! there from the chain, whoever wrote it.
 
-use std::collections::BTreeMap;
+mod answers;
+
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use schemas::{Ns, Stream};
-use state::{Log, LogError};
+use state::{Log, LogError, State};
 use tokio::sync::{oneshot, watch};
 
+use self::answers::Answers;
+use super::bookkeeping::{self, First};
 use super::owner::{Owner, Taken};
-use super::{EngineError, Input};
+use super::{EngineError, Input, Member};
 
 /// What became of an input.
 pub type Answer = Taken;
@@ -26,11 +33,48 @@ pub const LEASE: Duration = Duration::from_secs(2);
 const QUEUE: usize = 4096;
 
 type Ask = Box<dyn FnOnce(&mut Owner) + Send>;
+type See = Box<dyn FnOnce(&mut State) + Send>;
 
-enum Work {
+pub(super) enum Work {
     Input,
     Telemetry,
     Ask(Ask),
+    See(See),
+}
+
+/// Wakes an engine that may not run yet: what a log calls when something has come in.
+#[derive(Clone, Default)]
+pub struct Bell(Arc<OnceLock<Sender<Work>>>);
+
+impl Bell {
+    /// Has the engine look.
+    pub fn ring(&self) {
+        if let Some(work) = self.0.get() {
+            // A full queue already wakes the thread, and one that has ended needs no waking.
+            let _ = work.try_send(Work::Input);
+        }
+    }
+}
+
+/// Who holds office on this partition, as far as this process has read the chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seat {
+    /// Whether this process does.
+    pub here: bool,
+    /// Epoch of the last election.
+    pub epoch: u64,
+    /// Where the elected node answers.
+    pub endpoint: String,
+}
+
+/// An input on its way: where it is durable, and the answer that comes once it is journaled.
+pub struct Sent {
+    /// Stream that it was sent to.
+    pub stream: Stream,
+    /// Its position there.
+    pub position: u64,
+    /// What became of it.
+    pub answer: oneshot::Receiver<Answer>,
 }
 
 /// Where the engine stands, for everyone who follows the journal.
@@ -42,13 +86,16 @@ pub struct Moved {
     pub stopped: Option<String>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     log: Arc<dyn Log>,
-    waiters: Mutex<BTreeMap<(Stream, u64), oneshot::Sender<Answer>>>,
+    pub(super) answers: Mutex<Answers>,
     work: Sender<Work>,
-    moved: watch::Sender<Moved>,
-    stop: AtomicBool,
+    pub(super) moved: watch::Sender<Moved>,
+    pub(super) seat: watch::Sender<Seat>,
+    pub(super) stop: AtomicBool,
     newest: Mutex<Option<Instant>>,
+    /// Whether several processes share the log, so that sending waits for a broker.
+    is_shared: bool,
 }
 
 /// The running engine. Dropping it stops the thread after the batch in hand.
@@ -68,21 +115,39 @@ impl Engine {
     /// The thread cannot be started.
     pub fn start(owner: Owner, log: Arc<dyn Log>) -> Result<Self, EngineError> {
         let (work, todo) = bounded(QUEUE);
-        let start = Moved { next_seq: owner.head().next_seq, stopped: None };
-        let shared = Arc::new(Shared {
-            log,
-            waiters: Mutex::default(),
-            work,
-            moved: watch::Sender::new(start),
-            stop: AtomicBool::new(false),
-            newest: Mutex::default(),
-        });
-        let handle = Handle(shared.clone());
-        let thread = std::thread::Builder::new()
-            .name("owner".to_owned())
-            .spawn(move || run(&shared, &todo, owner))
+        let next_seq = owner.head().next_seq;
+        let shared = Shared::new(log, work, next_seq, false);
+        let here = Seat { here: true, epoch: owner.head().epoch, endpoint: String::new() };
+        shared.seat.send_replace(here);
+        let running = shared.clone();
+        Engine::spawn(shared, move || {
+            let mut owner = owner;
+            run(&running, &todo, &mut owner);
+        })
+    }
+
+    /// Runs `member` on a thread of its own; `bell` wakes it from now on.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn join(member: Member, bell: &Bell) -> Result<Self, EngineError> {
+        let (work, todo) = bounded(QUEUE);
+        let next_seq = member.next_seq()?;
+        let shared = Shared::new(member.log(), work.clone(), next_seq, true);
+        // A bell belongs to one engine; a second one would wake nobody.
+        let _ = bell.0.set(work);
+        let running = shared.clone();
+        Engine::spawn(shared, move || member.run(&running, &todo))
+    }
+
+    fn spawn(
+        shared: Arc<Shared>,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, EngineError> {
+        let thread = std::thread::Builder::new().name("owner".to_owned()).spawn(run);
+        let thread = thread
             .map_err(|source| EngineError::Io { what: "starting the owner".to_owned(), source })?;
-        Ok(Engine { handle, thread: Some(thread) })
+        Ok(Engine { handle: Handle(shared), thread: Some(thread) })
     }
 
     /// A handle for senders and followers.
@@ -106,19 +171,39 @@ impl Handle {
     /// Hands `input` over; the answer comes once its batch is durable and read back.
     ///
     /// # Errors
-    /// The log refuses the record.
-    pub fn submit(&self, input: &Input) -> Result<oneshot::Receiver<Answer>, EngineError> {
-        let (sender, receiver) = oneshot::channel();
+    /// The log refuses the record, or does not answer.
+    pub async fn submit(&self, input: &Input) -> Result<Sent, EngineError> {
         let stream = input.stream();
         let record = input.encode()?;
-        {
+        let client_id = bookkeeping::client_id(&input.event);
+        if !self.0.is_shared {
             // Held while sending, so that the answer cannot come before the waiter is known.
-            let mut waiters = self.0.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-            let range = self.0.log.send(stream, &[record])?;
-            waiters.insert((stream, range.start), sender);
+            let mut answers = self.0.answers();
+            let position = self.0.log.send(stream, &[record])?.start;
+            let answer = answers.wait((stream, position), client_id);
+            drop(answers);
+            self.nudge(Work::Input);
+            return Ok(Sent { stream, position, answer });
         }
+        if let Some(first) = self.first_of(client_id.clone()).await {
+            return Ok(Sent::repeat(stream, first.seq));
+        }
+        let log = self.0.log.clone();
+        let sent = tokio::task::spawn_blocking(move || log.send(stream, &[record])).await;
+        let stopped = |_| EngineError::Io {
+            what: "sending an input".to_owned(),
+            source: std::io::ErrorKind::Interrupted.into(),
+        };
+        let position = sent.map_err(stopped)??.start;
+        let answer = self.0.answers().wait((stream, position), client_id);
         self.nudge(Work::Input);
-        Ok(receiver)
+        Ok(Sent { stream, position, answer })
+    }
+
+    /// The entry that an earlier event with the same client id became, from folded state alone.
+    async fn first_of(&self, client_id: Option<String>) -> Option<First> {
+        let key = client_id?;
+        self.see(move |state| bookkeeping::first(state, &key)).await.ok().flatten()
     }
 
     /// Makes telemetry records durable; they are sealed into the chain with the next cycle.
@@ -142,6 +227,29 @@ impl Handle {
             let _ = sender.send(ask(owner));
         })));
         receiver
+    }
+
+    /// Looks at the folded state between two batches, in office or not.
+    pub fn see<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&mut State) -> T + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.nudge(Work::See(Box::new(move |state| {
+            // The one who asked may have gone; then nobody needs the answer.
+            let _ = sender.send(look(state));
+        })));
+        receiver
+    }
+
+    /// Whether several processes share the log.
+    pub fn is_shared(&self) -> bool {
+        self.0.is_shared
+    }
+
+    /// Who holds office.
+    pub fn seat(&self) -> watch::Receiver<Seat> {
+        self.0.seat.subscribe()
     }
 
     /// What is left of the owner's lease: it ends [`LEASE`] after the owner first sent its newest
@@ -170,10 +278,10 @@ impl Handle {
         match self.0.work.try_send(work) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             // A full queue already wakes the owner; only a question must not be lost.
-            Err(TrySendError::Full(work @ Work::Ask(_))) => {
+            Err(TrySendError::Full(work @ (Work::Ask(_) | Work::See(_)))) => {
                 let _ = self.0.work.send(work);
             }
-            Err(TrySendError::Full(_)) => {}
+            Err(TrySendError::Full(Work::Input | Work::Telemetry)) => {}
         }
     }
 }
@@ -184,22 +292,70 @@ pub fn wall_now() -> Ns {
     Ns(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
-fn run(shared: &Shared, todo: &Receiver<Work>, mut owner: Owner) {
-    let mut last_cycle = Instant::now();
-    while !shared.stop.load(Ordering::SeqCst) {
-        wait(todo, &mut owner, last_cycle);
-        last_cycle = Instant::now();
-        if let Err(error) = cycles(shared, &mut owner) {
-            tracing::error!(%error, "the partition stopped");
-            shared.moved.send_modify(|moved| moved.stopped = Some(error.to_string()));
-            if !matches!(error, EngineError::Panicked { .. }) {
-                return;
-            }
-        }
+impl Shared {
+    fn new(log: Arc<dyn Log>, work: Sender<Work>, next_seq: u64, is_shared: bool) -> Arc<Self> {
+        Arc::new(Shared {
+            log,
+            answers: Mutex::new(Answers::new(is_shared)),
+            work,
+            moved: watch::Sender::new(Moved { next_seq, stopped: None }),
+            seat: watch::Sender::default(),
+            stop: AtomicBool::new(false),
+            newest: Mutex::default(),
+            is_shared,
+        })
+    }
+
+    pub(super) fn answers(&self) -> std::sync::MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says loudly that the partition stands still, and why.
+    pub(super) fn halt(&self, error: &EngineError) {
+        tracing::error!(%error, "the partition stopped");
+        self.moved.send_modify(|moved| moved.stopped = Some(error.to_string()));
+    }
+}
+
+impl Sent {
+    fn repeat(stream: Stream, seq: u64) -> Self {
+        let (sender, answer) = oneshot::channel();
+        let taken = Taken { stream, position: 0, seq, repeated: true, refused: None };
+        // The receiver is in this very struct.
+        let _ = sender.send(taken);
+        Sent { stream, position: 0, answer }
+    }
+}
+
+fn run(shared: &Shared, todo: &Receiver<Work>, owner: &mut Owner) {
+    let outcome = serve(shared, todo, owner, || true);
+    if let Err(error) = outcome {
+        shared.halt(&error);
+        return;
     }
     if let Err(error) = owner.sign_head(wall_now(), true) {
         tracing::warn!(%error, "the last head was not signed");
     }
+}
+
+/// Runs cycles until the engine is stopped or office is `over`. A fold that panicked halts the
+/// partition and not the process: it can still be frozen.
+pub(super) fn serve(
+    shared: &Shared,
+    todo: &Receiver<Work>,
+    owner: &mut Owner,
+    mut in_office: impl FnMut() -> bool,
+) -> Result<(), EngineError> {
+    let mut last_cycle = Instant::now();
+    while !shared.stop.load(Ordering::SeqCst) && in_office() {
+        wait(todo, owner, last_cycle);
+        last_cycle = Instant::now();
+        match cycles(shared, owner) {
+            Err(error @ EngineError::Panicked { .. }) => shared.halt(&error),
+            outcome => outcome?,
+        }
+    }
+    Ok(())
 }
 
 /// Waits until something is to be done: an input, a seal that is due, or a tick.
@@ -212,6 +368,7 @@ fn wait(todo: &Receiver<Work>, owner: &mut Owner, last_cycle: Instant) {
             Ok(Work::Input) => return,
             Ok(Work::Telemetry) => deadline = deadline.min(last_cycle + SEAL_SPACING),
             Ok(Work::Ask(ask)) => ask(owner),
+            Ok(Work::See(see)) => see(owner.state_mut()),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
         }
     }
@@ -224,14 +381,9 @@ fn cycles(shared: &Shared, owner: &mut Owner) -> Result<(), EngineError> {
         if cycle.batch.is_some() {
             *shared.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
         }
-        let mut waiters = shared.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        for taken in cycle.taken {
-            if let Some(waiter) = waiters.remove(&(taken.stream, taken.position)) {
-                // A sender that has hung up learns the place by sending again.
-                let _ = waiter.send(taken);
-            }
-        }
-        drop(waiters);
+        let mut answers = shared.answers();
+        cycle.taken.into_iter().for_each(|taken| answers.give(taken));
+        drop(answers);
         if cycle.batch.is_some() {
             metrics::counter!("healwright_batches_total").increment(1);
             shared.moved.send_modify(|moved| moved.next_seq = owner.head().next_seq);

@@ -46,15 +46,32 @@ fn check(field: &str, text: &str) -> Result<(), Response> {
     })
 }
 
-/// Hands an input over and answers with its place: 201, or 200 for a repeat.
-async fn journal(app: &App, input: Input) -> Response {
-    let waiting = match app.0.engine.submit(&input) {
-        Ok(waiting) => waiting,
+/// Query of what becomes an input.
+#[derive(Deserialize)]
+pub struct Wait {
+    wait: Option<String>,
+}
+
+/// Hands an input over and answers with its place: 201, or 200 for a repeat. On a shared log it
+/// is acknowledged as soon as it is durable, with 202 and its position, unless the sender waits
+/// for more (protocol.md §2).
+async fn journal(app: &App, input: Input, wait: &Wait) -> Response {
+    if let Some(other) = wait.wait.as_deref().filter(|it| *it != "journaled") {
+        let message = format!("`wait` may be `journaled` and nothing else, not {other:?}");
+        return problem(StatusCode::BAD_REQUEST, "malformed", message);
+    }
+    let mut sent = match app.0.engine.submit(&input).await {
+        Ok(sent) => sent,
         Err(error) => {
             return problem(StatusCode::SERVICE_UNAVAILABLE, "not_journaled", error.to_string());
         }
     };
-    match tokio::time::timeout(ANSWER_WITHIN, waiting).await {
+    if app.0.engine.is_shared() && wait.wait.is_none() && sent.answer.try_recv().is_err() {
+        let stream = schemas::event::stream_name(sent.stream);
+        let body = json!({ "stream": stream, "position": sent.position });
+        return (StatusCode::ACCEPTED, Json(body)).into_response();
+    }
+    match tokio::time::timeout(ANSWER_WITHIN, sent.answer).await {
         Ok(Ok(answer)) => {
             let place = schemas::envelope::reference(app.0.partition, answer.seq);
             if let Some(reason) = answer.refused {
@@ -79,7 +96,7 @@ fn human(id: &str, key_id: Option<String>) -> Actor {
 }
 
 /// `POST /api/v1/changes`.
-pub async fn change(State(app): State<App>, body: Bytes) -> Response {
+pub async fn change(State(app): State<App>, Query(wait): Query<Wait>, body: Bytes) -> Response {
     let change: ChangeObserved = match parse(&body) {
         Ok(change) => change,
         Err(response) => return response,
@@ -92,7 +109,7 @@ pub async fn change(State(app): State<App>, body: Bytes) -> Response {
     let author = if change.author.is_empty() { "api" } else { &change.author };
     let actor = Actor { id: author.to_owned(), kind: ActorKind::Agent, key_id: None };
     let key = change.service.clone();
-    journal(&app, Input::new(actor, key, change)).await
+    journal(&app, Input::new(actor, key, change), &wait).await
 }
 
 /// `POST /api/v1/telemetry`: one `telemetry.sample.v1` as JSON.
@@ -120,27 +137,27 @@ pub async fn telemetry(State(app): State<App>, body: Bytes) -> Response {
 }
 
 /// `POST /api/v1/releases`: a signed `release.requested.v1`.
-pub async fn release(State(app): State<App>, body: Bytes) -> Response {
+pub async fn release(State(app): State<App>, Query(wait): Query<Wait>, body: Bytes) -> Response {
     let release: ReleaseRequested = match parse(&body) {
         Ok(release) => release,
         Err(response) => return response,
     };
     let (actor, key) = (human(&release.requested_by, None), release.service.clone());
-    journal(&app, Input::new(actor, key, release)).await
+    journal(&app, Input::new(actor, key, release), &wait).await
 }
 
 /// `POST /api/v1/approvals`: a signed `approval.given.v1`.
-pub async fn approval(State(app): State<App>, body: Bytes) -> Response {
+pub async fn approval(State(app): State<App>, Query(wait): Query<Wait>, body: Bytes) -> Response {
     let approval: ApprovalGiven = match parse(&body) {
         Ok(approval) => approval,
         Err(response) => return response,
     };
     let (actor, key) = (human(&approval.approver, None), approval.proposal_id.to_string());
-    journal(&app, Input::new(actor, key, approval)).await
+    journal(&app, Input::new(actor, key, approval), &wait).await
 }
 
 /// `POST /api/v1/config`: a signed `config.activated.v1`.
-pub async fn config(State(app): State<App>, body: Bytes) -> Response {
+pub async fn config(State(app): State<App>, Query(wait): Query<Wait>, body: Bytes) -> Response {
     let config: ConfigActivated = match parse(&body) {
         Ok(config) => config,
         Err(response) => return response,
@@ -162,7 +179,7 @@ pub async fn config(State(app): State<App>, body: Bytes) -> Response {
         return problem(StatusCode::FORBIDDEN, "invalid_signer", why);
     }
     let (actor, key) = (human(&config.approved_by, None), config.name.clone());
-    journal(&app, Input::new(actor, key, config)).await
+    journal(&app, Input::new(actor, key, config), &wait).await
 }
 
 /// Body of `POST /api/v1/skip`.
@@ -247,12 +264,13 @@ pub async fn healthz() -> Json<Value> {
     Json(json!({ "status": "healthy" }))
 }
 
-/// `GET /readyz`: the owner holds office and the partition is not stopped.
+/// `GET /readyz`: the partition is not stopped, and this node is its owner or follows it.
 pub async fn readyz(State(app): State<App>) -> Response {
     let moved = app.0.engine.follow().borrow().clone();
     match moved.stopped {
         None => {
-            let body = json!({ "status": "ready", "entries": moved.next_seq });
+            let office = if app.0.engine.seat().borrow().here { "here" } else { "elsewhere" };
+            let body = json!({ "status": "ready", "entries": moved.next_seq, "office": office });
             (StatusCode::OK, Json(body)).into_response()
         }
         Some(why) => problem(StatusCode::SERVICE_UNAVAILABLE, "stopped", why),

@@ -59,6 +59,21 @@ pub async fn writes(State(app): State<App>, request: Request, next: Next) -> Res
     next.run(request).await
 }
 
+/// Sends on what only the owner of the partition can answer; without one, says so.
+pub async fn owner(State(app): State<App>, request: Request, next: Next) -> Response {
+    let seat = app.0.engine.seat().borrow().clone();
+    if seat.here {
+        return next.run(request).await;
+    }
+    if seat.endpoint.is_empty() || seat.endpoint == app.0.gate.listen.to_string() {
+        let why = "no node holds office now; try again in some seconds";
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "no_owner", why);
+    }
+    let path = request.uri().path_and_query().map_or("/", |it| it.as_str());
+    let to = format!("http://{}{path}", seat.endpoint);
+    (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to)]).into_response()
+}
+
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN).and_then(|it| it.to_str().ok()) else {
         return headers.get("sec-fetch-site").is_some_and(|it| it == "cross-site");

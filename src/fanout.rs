@@ -1,0 +1,134 @@
+//! What stands in the journal, as CloudEvents on the topic of its type (binary mode: attributes
+//! are headers, the payload is the stored bytes).
+//!
+//! The partition's owner publishes, on a thread of its own and behind the journal, so nobody
+//! reads of something that is not journaled. A former owner that still publishes is fenced by
+//! the broker; where the fan-out has come to stands in its own transactions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemas::event::Class;
+use schemas::{Batch, Entry, Kind};
+use state::Log;
+use state::kafka::Cluster;
+use state::kafka::fanout::{Fanout, Record};
+
+use crate::engine::Handle;
+
+/// Entries of one transaction come from about this much of the journal.
+const READ_BYTES: usize = 512 * 1024;
+/// After an error the fan-out is taken anew, not before this.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// The topics of all events that are fanned out.
+pub fn topics() -> Vec<String> {
+    Kind::ALL.iter().filter(|kind| is_fanned_out(**kind)).map(|kind| kind.topic()).collect()
+}
+
+/// Samples are journaled by reference, and records of the log itself have no topic.
+fn is_fanned_out(kind: Kind) -> bool {
+    kind.class() == Class::Control && kind != Kind::TelemetrySample
+}
+
+/// Publishes while this process is the owner, until the engine stops.
+pub fn follow(cluster: &Cluster, engine: &Handle, deployment: &str, partition: u32) {
+    let publisher = Publisher {
+        cluster: cluster.clone(),
+        engine: engine.clone(),
+        log: engine.log(),
+        source: format!("/healwright/{deployment}/{partition}"),
+        partition,
+    };
+    tokio::spawn(async move {
+        let mut seat = publisher.engine.seat();
+        loop {
+            let here = seat.borrow_and_update().here;
+            if here && let Err(error) = publisher.publish().await {
+                tracing::warn!(error = format!("{error:#}"), "the fan-out is taken anew");
+                tokio::time::sleep(AGAIN_AFTER).await;
+                continue;
+            }
+            if seat.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+struct Publisher {
+    cluster: Cluster,
+    engine: Handle,
+    log: Arc<dyn Log>,
+    source: String,
+    partition: u32,
+}
+
+impl Publisher {
+    /// Publishes until this process has left office or the engine has stopped.
+    async fn publish(&self) -> anyhow::Result<()> {
+        let (cluster, partition) = (self.cluster.clone(), self.partition);
+        let taken = tokio::task::spawn_blocking(move || {
+            let fanout = Fanout::take(&cluster, partition)?;
+            let position = fanout.position()?;
+            anyhow::Ok((Arc::new(fanout), position))
+        });
+        let (fanout, mut position) = taken.await??;
+        let mut moved = self.engine.follow();
+        let mut seat = self.engine.seat();
+        loop {
+            while position < moved.borrow_and_update().next_seq {
+                if !seat.borrow_and_update().here {
+                    return Ok(());
+                }
+                let (log, fanout) = (self.log.clone(), fanout.clone());
+                let source = self.source.clone();
+                position =
+                    tokio::task::spawn_blocking(move || step(&*log, &fanout, &source, position))
+                        .await??;
+            }
+            tokio::select! {
+                changed = moved.changed() => if changed.is_err() { return Ok(()) },
+                changed = seat.changed() => {
+                    if changed.is_err() || !seat.borrow_and_update().here {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn step(log: &dyn Log, fanout: &Fanout, source: &str, position: u64) -> anyhow::Result<u64> {
+    let batches = log.read(position, READ_BYTES)?;
+    let Some(next) = batches.last().map(Batch::next_seq) else { return Ok(position) };
+    let entries = batches.iter().flat_map(|batch| &batch.entries);
+    let records: Vec<Record> = entries
+        .filter(|entry| position <= entry.envelope.seq && is_fanned_out(entry.envelope.kind))
+        .map(|entry| record(source, entry))
+        .collect();
+    // A run without records needs no transaction; the next one takes the position along.
+    if !records.is_empty() {
+        fanout.publish(&records, next)?;
+    }
+    Ok(next)
+}
+
+/// CloudEvents 1.0, Kafka binding, binary content mode.
+fn record(source: &str, entry: &Entry) -> Record {
+    let envelope = &entry.envelope;
+    let topic = envelope.kind.topic();
+    let mut headers = vec![
+        ("ce_specversion", "1.0".to_owned()),
+        ("ce_id", envelope.event_id.to_string()),
+        ("ce_source", source.to_owned()),
+        ("ce_type", topic.clone()),
+        ("ce_time", envelope.wall.to_string()),
+        ("ce_place", envelope.reference()),
+        ("content-type", "application/avro".to_owned()),
+    ];
+    if let Some(correlation) = &envelope.correlation {
+        headers.push(("ce_correlationid", correlation.clone()));
+    }
+    Record { topic, key: envelope.key.clone(), headers, value: entry.payload.clone() }
+}

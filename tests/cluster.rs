@@ -1,0 +1,95 @@
+//! Several real processes on a real Kafka: owners are killed, paused and woken again, brokers
+//! die; nothing acknowledged is lost, nothing stands twice, and every reader sees one chain.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+#[path = "kafka/bed.rs"]
+mod bed;
+#[path = "cluster/fleet.rs"]
+mod fleet;
+
+use std::time::Duration;
+
+use bed::Brokers;
+use fleet::Fleet;
+
+#[test]
+fn three_nodes_found_one_deployment_and_acknowledge_on_each() {
+    let fleet = Fleet::start(bed::shared(), 3);
+    let mut fleet = fleet;
+    for round in 0..5 {
+        for node in 0..3 {
+            fleet.change(node, &format!("{round}-{node}"));
+        }
+    }
+    fleet.await_taken();
+    fleet.check();
+    fleet.verify_export();
+}
+
+#[test]
+fn a_repeat_is_answered_with_the_first_place_by_every_node() {
+    let mut fleet = Fleet::start(bed::shared(), 2);
+    let first = fleet.place(0, "once").unwrap();
+    assert_eq!(fleet.place(0, "once"), Some(first.clone()));
+    assert_eq!(fleet.place(1, "once"), Some(first));
+    fleet.check();
+}
+
+#[test]
+fn a20_owners_are_killed_again_and_again_and_nothing_acknowledged_is_lost() {
+    let mut fleet = Fleet::start(bed::shared(), 3);
+    let kills = if std::env::var_os("HEALWRIGHT_FULL").is_some() { 30 } else { 3 };
+    let mut gaps = Vec::new();
+    for kill in 0..kills {
+        let owner = fleet.owner();
+        for n in 0..4 {
+            fleet.change((owner + n) % 3, &format!("before-{kill}-{n}"));
+        }
+        fleet.kill(owner);
+        // Others acknowledge while nobody is in office.
+        fleet.change((owner + 1) % 3, &format!("without-{kill}"));
+        gaps.push(fleet.await_decision((owner + 1) % 3, &format!("after-{kill}")));
+        fleet.restart(owner);
+    }
+    fleet.await_taken();
+    fleet.check();
+    fleet.verify_export();
+    gaps.sort();
+    eprintln!("{kills} owners killed; decided again after {gaps:?}");
+    assert!(gaps.last().is_some_and(|it| *it < Duration::from_secs(30)), "{gaps:?}");
+}
+
+#[test]
+fn an_owner_that_was_paused_writes_nothing_into_the_chain_when_it_wakes() {
+    let mut fleet = Fleet::start(bed::shared(), 2);
+    let zombie = fleet.owner();
+    let other = 1 - zombie;
+    fleet.change(zombie, "before");
+    fleet.signal(zombie, rustix::process::Signal::STOP);
+    fleet.await_decision(other, "while-it-sleeps");
+    fleet.signal(zombie, rustix::process::Signal::CONT);
+    for n in 0..5 {
+        fleet.change(zombie, &format!("awake-{n}"));
+        fleet.change(other, &format!("other-{n}"));
+    }
+    fleet.await_taken();
+    fleet.check();
+    fleet.verify_export();
+}
+
+#[test]
+fn a_broker_dies_and_comes_back_and_nothing_acknowledged_is_lost() {
+    let brokers = Brokers::start(3, &[]);
+    let mut fleet = Fleet::start(&brokers.bootstrap, 2);
+    for n in 1..=3 {
+        fleet.change(0, &format!("before-{n}"));
+        brokers.tell("kill", n);
+        fleet.await_decision(1, &format!("without-{n}"));
+        brokers.tell("restart", n);
+        fleet.change(0, &format!("after-{n}"));
+    }
+    fleet.await_taken();
+    fleet.check();
+    fleet.verify_export();
+}

@@ -1,0 +1,227 @@
+//! Real processes that share one system on a cluster, and what they have acknowledged.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// A node that is not ready within this time never will be.
+const READY_WITHIN: Duration = Duration::from_secs(90);
+/// A decision that does not come within this time never will.
+const DECIDE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Nodes of one system; they end with it.
+pub(crate) struct Fleet {
+    home: tempfile::TempDir,
+    log: String,
+    prefix: String,
+    nodes: Vec<Node>,
+    acknowledged: BTreeSet<String>,
+}
+
+struct Node {
+    at: SocketAddr,
+    child: Child,
+}
+
+impl Fleet {
+    /// `n` nodes with empty data directories, ready to take changes.
+    pub(crate) fn start(bootstrap: &str, n: usize) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let (log, prefix) = (format!("kafka://{bootstrap}"), crate::bed::prefix());
+        let mut fleet =
+            Fleet { home, log, prefix, nodes: Vec::new(), acknowledged: BTreeSet::new() };
+        for n in 0..n {
+            let node = fleet.spawn(n);
+            fleet.nodes.push(node);
+        }
+        (0..n).for_each(|n| fleet.await_ready(n));
+        fleet
+    }
+
+    fn command(&self, node: usize) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_healwright"));
+        let home = self.home.path();
+        command.env("HOME", home).env("XDG_STATE_HOME", home.join("state"));
+        command.arg("--data").arg(home.join(format!("data-{node}")));
+        command.args(["--log", &self.log, "--topic-prefix", &self.prefix]);
+        command
+    }
+
+    fn run(&self, node: usize, words: &[&str]) -> Output {
+        self.command(node).args(words).output().unwrap()
+    }
+
+    fn spawn(&self, node: usize) -> Node {
+        let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.home.path().join(format!("log-{node}")))
+            .unwrap();
+        let mut command = self.command(node);
+        command.args(["up", "--no-runner", "-q", "--http", &at.to_string()]);
+        command.env("RUST_LOG", "info,librdkafka=warn");
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        Node { at, child }
+    }
+
+    fn await_ready(&self, node: usize) {
+        self.until(READY_WITHIN, "a node becomes ready", || {
+            self.ask(node, "GET", "/readyz", "").filter(|(status, _)| *status == 200)
+        });
+    }
+
+    /// Tries until there is an answer; says what the nodes said when there is none.
+    fn until<T>(&self, within: Duration, what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+        let began = Instant::now();
+        loop {
+            if let Some(answer) = answer() {
+                return answer;
+            }
+            if began.elapsed() > within {
+                panic!("not within {within:?}: {what}\n{}", self.said());
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn said(&self) -> String {
+        let logs = (0..self.nodes.len()).map(|n| {
+            let text = std::fs::read_to_string(self.home.path().join(format!("log-{n}")));
+            format!("--- node {n}\n{}", text.unwrap_or_default())
+        });
+        logs.collect()
+    }
+
+    /// Status and body of one request; `None` when the node is not there, or goes away.
+    fn ask(&self, node: usize, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+        let at = self.nodes[node].at;
+        let mut stream = TcpStream::connect(at).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(15))).ok()?;
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        let body = answer.split("\r\n\r\n").nth(1)?;
+        Some((status, serde_json::from_str(body).unwrap_or(Value::Null)))
+    }
+
+    fn post(&self, node: usize, id: &str, query: &str) -> Option<(u16, Value)> {
+        let body = format!(r#"{{"id":"{id}","service":"api","kind":"deploy","version":"1"}}"#);
+        self.ask(node, "POST", &format!("/api/v1/changes{query}"), &body)
+    }
+
+    /// Posts a change until `node` acknowledges it.
+    pub(crate) fn change(&mut self, node: usize, id: &str) {
+        self.until(DECIDE_WITHIN, &format!("{id} is acknowledged"), || {
+            self.post(node, id, "").filter(|(status, _)| (200..300).contains(status))
+        });
+        self.acknowledged.insert(id.to_owned());
+    }
+
+    /// The place of a change, as `node` tells it.
+    pub(crate) fn place(&mut self, node: usize, id: &str) -> Option<String> {
+        let (_, body) = self.until(DECIDE_WITHIN, &format!("{id} is journaled"), || {
+            let answer = self.post(node, id, "?wait=journaled");
+            answer.filter(|(status, _)| *status == 200 || *status == 201)
+        });
+        self.acknowledged.insert(id.to_owned());
+        body["place"].as_str().map(str::to_owned)
+    }
+
+    /// How long it takes until a change that `node` is told stands in the journal.
+    pub(crate) fn await_decision(&mut self, node: usize, id: &str) -> Duration {
+        let began = Instant::now();
+        self.place(node, id);
+        began.elapsed()
+    }
+
+    /// The node in office.
+    pub(crate) fn owner(&self) -> usize {
+        self.until(DECIDE_WITHIN, "somebody takes office", || {
+            (0..self.nodes.len()).find(|node| {
+                let answer = self.ask(*node, "GET", "/readyz", "");
+                answer.is_some_and(|(_, body)| body["office"] == "here")
+            })
+        })
+    }
+
+    /// Kills a node as a power cut does.
+    pub(crate) fn kill(&mut self, node: usize) {
+        self.nodes[node].child.kill().unwrap();
+        self.nodes[node].child.wait().unwrap();
+    }
+
+    /// Starts a killed node again on its data directory.
+    pub(crate) fn restart(&mut self, node: usize) {
+        self.nodes[node] = self.spawn(node);
+        self.await_ready(node);
+    }
+
+    /// Sends a signal to a node.
+    pub(crate) fn signal(&self, node: usize, signal: Signal) {
+        kill_process(Pid::from_child(&self.nodes[node].child), signal).unwrap();
+    }
+
+    /// Waits until everything that was acknowledged stands in the journal.
+    pub(crate) fn await_taken(&self) {
+        self.until(DECIDE_WITHIN, "everything acknowledged is journaled", || {
+            let listed = self.listed();
+            let found: BTreeSet<&str> = listed.iter().map(String::as_str).collect();
+            self.acknowledged.iter().all(|id| found.contains(id.as_str())).then_some(())
+        });
+    }
+
+    /// Ids of all changes in the journal, read from the cluster alone.
+    fn listed(&self) -> Vec<String> {
+        let ran = self.run(99, &["events", "list", "--topic", "change.observed.v1", "-o", "json"]);
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let lines = String::from_utf8(ran.stdout).unwrap();
+        let ids = lines.lines().map(|line| {
+            let event: Value = serde_json::from_str(line).unwrap();
+            event["payload"]["id"].as_str().unwrap().to_owned()
+        });
+        ids.collect()
+    }
+
+    /// Every acknowledged change stands in the journal once.
+    pub(crate) fn check(&self) {
+        let listed = self.listed();
+        for id in &self.acknowledged {
+            let n = listed.iter().filter(|it| *it == id).count();
+            assert_eq!(n, 1, "{id} was acknowledged and stands {n} times\n{}", self.said());
+        }
+    }
+
+    /// An export of the journal verifies, and every decision in it derives again.
+    pub(crate) fn verify_export(&self) {
+        let bundle = self.home.path().join("bundle");
+        let bundle = bundle.to_str().unwrap();
+        let exported = self.run(99, &["export", "--to", bundle]);
+        assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
+        let verified = self.run(99, &["verify", bundle]);
+        assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+        let replayed = self.run(99, &["replay", "-o", "json"]);
+        assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stdout));
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            // A node that was killed by the test has ended already.
+            let _ = node.child.kill();
+            let _ = node.child.wait();
+        }
+    }
+}
