@@ -15,8 +15,8 @@ need "command -v bwrap" bubblewrap
 need "python3 -I -c 'import venv'" python3-venv
 need "python3 -c 'import cryptography' || /usr/bin/python3 -c 'import cryptography'" python3-cryptography
 need "command -v curl" curl
-# Tests against Kafka run the real broker, which Maven fetches.
-need "command -v java" default-jre-headless
+# Tests against Kafka run the real broker, which Maven fetches, and compile a Java client.
+need "command -v javac" default-jdk-headless
 need "command -v mvn" maven
 
 if [ ${#missing[@]} -gt 0 ]; then

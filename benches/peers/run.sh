@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Runs the contenders over the same filled topics on one broker, one after the other, and prints
+# one JSON document; with --table a table of it on stderr too.
+#
+# The figure that counts is CPU seconds per million samples: wall time says how busy the machine
+# was. A contender is a function that gets topic and shape and prints one JSON line.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+cache=${HEALWRIGHT_PEERS_CACHE:-$HOME/.cache/healwright/peers}
+samples=4000000 series=10000 partitions=4 batch=100 warmup=1000000 seed=1 table=no
+contenders=streams_cached,streams_default shapes=single,batched
+
+usage="usage: run.sh [--samples N] [--series N] [--partitions N] [--batch N] [--warmup N] [--seed N]
+              [--contenders NAME,…] [--shapes single,batched] [--table]"
+while [ $# -gt 0 ]; do
+  case $1 in
+    --table) table=yes; shift; continue ;;
+    --help) echo "$usage"; exit 0 ;;
+    --samples | --series | --partitions | --batch | --warmup | --seed | --contenders | --shapes)
+      declare "${1#--}=${2:?$1 needs a value}"; shift 2 ;;
+    *) echo "$usage" >&2; exit 2 ;;
+  esac
+done
+
+# --- Contenders: `contender_NAME TOPIC SHAPE` prints one JSON line -----------------------------
+
+contender_streams_cached() { streams "$@" --cache; }
+contender_streams_default() { streams "$@"; }
+
+streams() {
+  local topic=$1 shape=$2 flags=()
+  shift 2
+  if [ "$shape" = batched ]; then flags+=(--batched); fi
+  peer run --bootstrap "$bootstrap" --topic "$topic" --state-dir "$work/state" \
+    --broker-pids "$broker_pids" --warmup "$warmup" --wipe-state "${flags[@]}" "$@"
+}
+
+# --- What they run on --------------------------------------------------------------------------
+
+# The heap and collector that a user would give it on two cores: throughput before pauses.
+peer() {
+  java -Xmx512m -XX:+UseParallelGC -Dorg.slf4j.simpleLogger.defaultLogLevel=error \
+    -cp "$jars/*" org.healwright.peer.Peer "$@"
+}
+
+# Outside the working tree, under a name that changes with the sources.
+build_peer() {
+  local sources=$here/kafka-streams
+  command -v javac >/dev/null || { echo "missing: apt-get install default-jdk-headless" >&2; exit 2; }
+  command -v mvn >/dev/null || { echo "missing: apt-get install maven" >&2; exit 2; }
+  jars=$cache/$(find "$sources/pom.xml" "$sources/src" -type f -print0 | sort -z |
+    xargs -0 cat | sha256sum | cut -c1-16)
+  [ ! -e "$jars/complete" ] || return 0
+  mkdir -p "$jars"
+  cp -r "$sources/pom.xml" "$sources/src" "$work/"
+  mvn -B -q -Dstyle.color=never -f "$work/pom.xml" package \
+    dependency:copy-dependencies "-DoutputDirectory=$jars" >&2
+  cp "$work/target/peer.jar" "$jars/"
+  touch "$jars/complete"
+}
+
+fill() { # SHAPE
+  local n=1
+  if [ "$1" = batched ]; then n=$batch; fi
+  peer fill --bootstrap "$bootstrap" --topic "bench.$1" --samples "$samples" --series "$series" \
+    --partitions "$partitions" --batch "$n" --seed "$seed"
+}
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/healwright-peers.XXXXXX")
+trap '"$root/tests/kafka/kafka.sh" stop --dir "$work/bed"; rm -rf "$work"' EXIT
+build_peer
+# A broker as it would run in production: the whole compiler, a heap that holds its indexes.
+eval "$(HEALWRIGHT_KAFKA_JAVA_OPTS="-Xmx1g -XX:TieredStopAtLevel=4" \
+  "$root/tests/kafka/kafka.sh" start --dir "$work/bed")"
+bootstrap=${BOOTSTRAP:?start prints it}
+broker_pids=$(cat "$work"/bed/*/pid | paste -sd,)
+
+for shape in ${shapes//,/ }; do
+  echo "filling bench.$shape with $samples samples" >&2
+  fill "$shape" >>"$work/filled"
+  for name in ${contenders//,/ }; do
+    echo "running $name on bench.$shape" >&2
+    line=$("contender_$name" "bench.$shape" "$shape")
+    echo "{\"name\":\"$name\",\"shape\":\"$shape\",\"result\":$line}" >>"$work/results"
+  done
+done
+
+python3 - "$work/filled" "$work/results" "$table" <<'PYTHON'
+import json, os, sys
+
+filled = {it["topic"]: it for it in map(json.loads, open(sys.argv[1]))}
+results = [json.loads(it) for it in open(sys.argv[2])]
+for it in results:
+    expected = filled["bench." + it["shape"]]["expected_anomalies"]
+    it["agrees_with_reference"] = it["result"].get("anomalies") == expected
+document = {
+    "cores": os.cpu_count(), "load_average": os.getloadavg(),
+    "filled": list(filled.values()), "results": results,
+}
+print(json.dumps(document, indent=2))
+if sys.argv[3] == "yes":
+    columns = ["cpu_s_per_million", "broker_cpu_s_per_million", "wall_s", "peak_rss_mb",
+               "commit_p50_ms", "commit_p99_ms", "restore_s", "restore_mb_per_s"]
+    rows = [["contender", "shape", "agrees", *columns]]
+    for it in results:
+        figures = [str(it["result"].get(name, "-")) for name in columns]
+        rows.append([it["name"], it["shape"], str(it["agrees_with_reference"]), *figures])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)), file=sys.stderr)
+# A contender that finds other anomalies computed something else, and its figures say nothing.
+sys.exit(0 if all(it["agrees_with_reference"] for it in results) else 1)
+PYTHON
