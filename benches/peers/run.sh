@@ -9,17 +9,19 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 cache=${HEALWRIGHT_PEERS_CACHE:-$HOME/.cache/healwright/peers}
-samples=4000000 series=10000 partitions=4 batch=100 warmup=1000000 seed=1 table=no
+samples=4000000 series=10000 partitions=4 batch=100 warmup=1000000 seed=1 session_ms=45000 table=no
 contenders=streams_cached,streams_default shapes=single,batched
 
 usage="usage: run.sh [--samples N] [--series N] [--partitions N] [--batch N] [--warmup N] [--seed N]
-              [--contenders NAME,…] [--shapes single,batched] [--table]"
+              [--session-ms N] [--contenders NAME,…] [--shapes single,batched] [--table]"
 while [ $# -gt 0 ]; do
   case $1 in
     --table) table=yes; shift; continue ;;
     --help) echo "$usage"; exit 0 ;;
-    --samples | --series | --partitions | --batch | --warmup | --seed | --contenders | --shapes)
-      declare "${1#--}=${2:?$1 needs a value}"; shift 2 ;;
+    --samples | --series | --partitions | --batch | --warmup | --seed | --session-ms | --contenders | --shapes)
+      name=${1#--}
+      declare "${name//-/_}=${2:?$1 needs a value}"
+      shift 2 ;;
     *) echo "$usage" >&2; exit 2 ;;
   esac
 done
@@ -34,7 +36,8 @@ streams() {
   shift 2
   if [ "$shape" = batched ]; then flags+=(--batched); fi
   peer run --bootstrap "$bootstrap" --topic "$topic" --state-dir "$work/state" \
-    --broker-pids "$broker_pids" --warmup "$warmup" --wipe-state "${flags[@]}" "$@"
+    --broker-pids "$broker_pids" --warmup "$warmup" --wipe-state \
+    --session-ms "$session_ms" "${flags[@]}" "$@"
 }
 
 # --- What they run on --------------------------------------------------------------------------
@@ -102,7 +105,7 @@ document = {
 print(json.dumps(document, indent=2))
 if sys.argv[3] == "yes":
     columns = ["cpu_s_per_million", "broker_cpu_s_per_million", "wall_s", "peak_rss_mb",
-               "commit_p50_ms", "commit_p99_ms", "restore_s", "restore_mb_per_s"]
+               "commit_p50_ms", "commit_p99_ms", "restore_s", "restore_mb_per_s", "serves_again_s"]
     rows = [["contender", "shape", "agrees", *columns]]
     for it in results:
         figures = [str(it["result"].get(name, "-")) for name in columns]

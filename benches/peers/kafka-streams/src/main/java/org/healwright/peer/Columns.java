@@ -135,7 +135,9 @@ final class Columns {
     }
 
     void skipText() {
-      at += Math.toIntExact(takeLong());
+      // Two statements: in one, Java would take `at` as it was before the length was read.
+      int length = Math.toIntExact(takeLong());
+      at += length;
     }
 
     /** The item count of the next block; a negative one is followed by the block's size. */
