@@ -18,7 +18,8 @@ while [ $# -gt 0 ]; do
   case $1 in
     --table) table=yes; shift; continue ;;
     --help) echo "$usage"; exit 0 ;;
-    --samples | --series | --partitions | --batch | --warmup | --seed | --session-ms | --contenders | --shapes)
+    --samples | --series | --partitions | --batch | --warmup | --seed | --session-ms | \
+      --contenders | --shapes)
       name=${1#--}
       declare "${name//-/_}=${2:?$1 needs a value}"
       shift 2 ;;
@@ -51,8 +52,10 @@ peer() {
 # Outside the working tree, under a name that changes with the sources.
 build_peer() {
   local sources=$here/kafka-streams
-  command -v javac >/dev/null || { echo "missing: apt-get install default-jdk-headless" >&2; exit 2; }
-  command -v mvn >/dev/null || { echo "missing: apt-get install maven" >&2; exit 2; }
+  if ! command -v javac >/dev/null || ! command -v mvn >/dev/null; then
+    echo "javac or mvn is missing: apt-get install default-jdk-headless maven" >&2
+    exit 2
+  fi
   jars=$cache/$(find "$sources/pom.xml" "$sources/src" -type f -print0 | sort -z |
     xargs -0 cat | sha256sum | cut -c1-16)
   [ ! -e "$jars/complete" ] || return 0

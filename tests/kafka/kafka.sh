@@ -81,7 +81,8 @@ fetch_libraries() {
     refuse "mvn is missing: apt-get install maven (once, to fetch Kafka's libraries)"
   echo "fetching Apache Kafka from Maven Central into $cache (55 MB, once)"
   rm -rf "$cache/libs"
-  mvn -B -q -Dstyle.color=never -f "$here/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$cache/libs" ||
+  mvn -B -q -Dstyle.color=never -f "$here/pom.xml" \
+    dependency:copy-dependencies "-DoutputDirectory=$cache/libs" ||
     refuse "Maven could not fetch Kafka: see its words above; HTTPS_PROXY and ~/.m2/settings.xml" \
       "say which way it goes"
 }
@@ -99,8 +100,9 @@ controller.listener.names=CONTROLLER
 listeners=PLAINTEXT://127.0.0.1:2,CONTROLLER://127.0.0.1:1
 log.dirs=$cache/template
 TEXT
-  java -Dorg.slf4j.simpleLogger.defaultLogLevel=error -cp "$cache/libs/*" kafka.tools.StorageTool format --ignore-formatted \
-    -t "$(random_id)" -c "$cache/template.properties" >/dev/null
+  java -Dorg.slf4j.simpleLogger.defaultLogLevel=error -cp "$cache/libs/*" \
+    kafka.tools.StorageTool format --ignore-formatted -t "$(random_id)" \
+    -c "$cache/template.properties" >/dev/null
 }
 
 # The classes of a running broker, parsed: with them a broker takes 1.4 s of CPU until it is
@@ -226,13 +228,14 @@ last_of_each_key() {
 # with Kafka's 30 s the others hold a request to it for that long, and acks=all with them.
 defaults() {
   local n=$1 copies=$2 in_sync=$3
+  local client=PLAINTEXT://127.0.0.1:${client_ports[n - 1]}
   cat <<TEXT
 process.roles=broker,controller
 node.id=$n
 controller.quorum.voters=$voters
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:${client_ports[n - 1]},CONTROLLER://127.0.0.1:${controller_ports[n - 1]}
-advertised.listeners=PLAINTEXT://127.0.0.1:${client_ports[n - 1]}
+listeners=$client,CONTROLLER://127.0.0.1:${controller_ports[n - 1]}
+advertised.listeners=$client
 log.dirs=$dir/$n/data
 metadata.log.dir=$dir/$n/metadata
 auto.create.topics.enable=false

@@ -137,8 +137,8 @@ final class Pass {
     }
     streams.close();
     return String.format(
-        ",\"serves_again_s\":%.3f,\"restore_s\":%.3f,\"restore_cpu_s\":%.3f,\"restore_records\":%d,\"restore_mb\":%.1f,"
-            + "\"restore_mb_per_s\":%.1f",
+        ",\"serves_again_s\":%.3f,\"restore_s\":%.3f,\"restore_cpu_s\":%.3f,"
+            + "\"restore_records\":%d,\"restore_mb\":%.1f,\"restore_mb_per_s\":%.1f",
         wallS, restores.seconds(), cpuS, restores.nRecords.sum(), megabytes,
         megabytes / restores.seconds());
   }

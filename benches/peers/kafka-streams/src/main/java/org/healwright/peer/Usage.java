@@ -1,5 +1,6 @@
 package org.healwright.peer;
 
+import com.sun.management.OperatingSystemMXBean;
 import java.io.IOException;
 import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
@@ -11,7 +12,7 @@ final class Usage {
 
   /** CPU seconds of this process, all threads. */
   static double ownCpuS() {
-    var os = (com.sun.management.OperatingSystemMXBean) ManagementFactory.getOperatingSystemMXBean();
+    var os = ManagementFactory.getPlatformMXBean(OperatingSystemMXBean.class);
     return os.getProcessCpuTime() / 1e9;
   }
 
