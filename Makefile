@@ -4,7 +4,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/healwright/target
 HEALWRIGHT := $(CARGO_TARGET_DIR)/debug/healwright
 
-.PHONY: demo test build setup lint fmt install kafka
+.PHONY: demo test build setup lint fmt install kafka compose-check
 
 demo: build
 	$(HEALWRIGHT) demo $(ARGS)
@@ -21,6 +21,12 @@ setup:
 # A real Apache Kafka on loopback to try things against, until Ctrl-C; three with BROKERS=3.
 kafka:
 	@tests/kafka/kafka.sh try --brokers $(or $(BROKERS),1)
+
+# As much of docker-compose.yml as can be checked without an engine.
+compose-check:
+	@docker compose config --quiet 2>/dev/null || docker-compose config --quiet || { \
+	  echo "docker-compose.yml is refused, or docker-compose is missing: see above;" >&2; \
+	  echo "apt-get install --no-install-recommends docker-compose" >&2; exit 1; }
 
 lint:
 	cargo fmt --all --check
