@@ -7,7 +7,7 @@
 //! promise is broken; with any one left out the search finds the shortest story that breaks the
 //! promise named for it in the tables below.
 //!
-//! `HEALWRIGHT_FULL=1` explores larger bounds, in some minutes and GiB. `-- --nocapture` prints
+//! `HEALWRIGHT_FULL=1` explores larger bounds of the chain. `-- --nocapture` prints
 //! the number of states, and each story.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
@@ -68,7 +68,7 @@ fn the_chain_keeps_its_promises_in_every_state_of_the_bound() {
     ];
     if full() {
         worlds.extend([
-            chain_with(2, 1, 0, &[1, 1]),
+            chain_with(2, 1, 0, &[1, 0]),
             chain_with(1, 2, 0, &[1]),
             Chain { n_processes: 3, ..chain_with(0, 2, 0, &[1]) },
             chain_with(1, 1, 1, &[1]),
@@ -79,11 +79,7 @@ fn the_chain_keeps_its_promises_in_every_state_of_the_bound() {
 
 #[test]
 fn the_effect_keeps_its_promises_in_every_state_of_the_bound() {
-    let mut worlds = vec![EFFECT, effect_with(2, 2, 1)];
-    if full() {
-        worlds.push(effect_with(3, 2, 1));
-    }
-    worlds.iter().for_each(keeps_its_promises);
+    [EFFECT, effect_with(2, 2, 1)].iter().for_each(keeps_its_promises);
 }
 
 #[test]
