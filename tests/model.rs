@@ -68,7 +68,7 @@ fn the_chain_keeps_its_promises_in_every_state_of_the_bound() {
     ];
     if full() {
         worlds.extend([
-            chain_with(2, 1, 0, &[1, 0]),
+            chain_with(2, 1, 0, &[1, 1]),
             chain_with(1, 2, 0, &[1]),
             Chain { n_processes: 3, ..chain_with(0, 2, 0, &[1]) },
             chain_with(1, 1, 1, &[1]),
