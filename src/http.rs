@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod gate;
+pub mod listen;
 pub mod page;
 
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub struct Inner {
     pub metrics: PrometheusHandle,
     /// Partition of the journal that this node owns.
     pub partition: u32,
+    /// What bounds the readers of the page.
+    pub bounds: page::Bounds,
     /// Confirmations of mode epochs by runners, for the freeze acknowledgement.
     pub confirmations: crate::dispatch::Confirmations,
 }

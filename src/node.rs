@@ -31,7 +31,7 @@ use crate::engine::bookkeeping;
 use crate::engine::heads::Heads;
 use crate::engine::owner::{Chance, Office, Owner};
 use crate::engine::{Bell, Engine, Handle, Input, Member};
-use crate::http::{App, Inner, gate::Gate};
+use crate::http::{App, Inner, gate::Gate, listen};
 use crate::keys::{Identity, KeyDir};
 use crate::projection::Projection;
 use crate::{dispatch, fanout, join, notify, observe};
@@ -353,10 +353,12 @@ impl Node {
             },
             metrics,
             partition: PARTITION,
+            bounds: crate::http::page::Bounds::default(),
             confirmations,
         }));
+        let bounded = listen::Bounded::new(listener, listen::PATIENCE);
         tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, crate::http::router(app)).await {
+            if let Err(error) = axum::serve(bounded, crate::http::router(app)).await {
                 tracing::error!(%error, "the HTTP listener stopped");
             }
         });

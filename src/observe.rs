@@ -1,23 +1,16 @@
 //! Metrics and spans of the loop, from the journal: what is counted has happened, and is counted
 //! once. Names are fixed (spec 90 §13, §14).
 
+mod spans;
+
 use metrics::{counter, gauge, histogram};
+use schemas::Event;
 use schemas::event::{L3Outcome, Outcome};
-use schemas::{Entry, Event, Kind};
 
 use crate::engine::Handle;
 use crate::follow::Follower;
 
-/// The seven spans of the loop, by the entry that ends each.
-const SPANS: &[(Kind, &str)] = &[
-    (Kind::SloAnomalyDetected, "AVN.detect"),
-    (Kind::RcaHypothesis, "RCA.infer"),
-    (Kind::L1ConsensusResult, "L1.vote"),
-    (Kind::L2ConsensusResult, "L2.vote"),
-    (Kind::SandboxResult, "Sandbox.run"),
-    (Kind::GovernanceDecision, "Governance.validate"),
-    (Kind::DeployState, "Deploy.compare"),
-];
+pub use spans::{SPANS, Spans};
 
 /// Counts the whole journal, so that a restart loses no count; spans are told from now on.
 pub fn follow(engine: &Handle) {
@@ -25,14 +18,17 @@ pub fn follow(engine: &Handle) {
     let told_from = engine.follow().borrow().next_seq;
     tokio::spawn(async move {
         let mut votes = Votes::default();
+        let mut spans = Spans::default();
         while let Some(batches) = follower.next().await {
-            for entry in batches.iter().flat_map(|it| &it.entries) {
-                if told_from <= entry.envelope.seq {
-                    span(entry);
-                }
-                if let Ok(event) = entry.event() {
+            for batch in &batches {
+                for entry in &batch.entries {
+                    let Ok(event) = entry.event() else { continue };
+                    if told_from <= entry.envelope.seq {
+                        spans.tell(&entry.envelope, &event);
+                    }
                     count(&event, &mut votes);
                 }
+                spans.rest();
             }
         }
     });
@@ -43,22 +39,6 @@ pub fn follow(engine: &Handle) {
 struct Votes {
     n: u32,
     n_accepted: u32,
-}
-
-/// One trace per incident: the trace id stands in the envelope.
-fn span(entry: &Entry) {
-    let Some((_, name)) = SPANS.iter().find(|(kind, _)| *kind == entry.envelope.kind) else {
-        return;
-    };
-    let envelope = &entry.envelope;
-    tracing::info!(
-        target: "healwright::trace",
-        span = *name,
-        trace_id = envelope.trace_id.as_deref().unwrap_or_default(),
-        incident = envelope.correlation.as_deref().unwrap_or_default(),
-        key = envelope.key,
-        entry = envelope.reference(),
-    );
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "of all events only these are counted")]
@@ -97,3 +77,6 @@ fn count(event: &Event, votes: &mut Votes) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

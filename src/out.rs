@@ -52,22 +52,14 @@ impl Out {
     }
 
     /// Columns under a head. Without a terminal the head is left out and the columns are
-    /// separated by tabs, for `cut` and `awk`.
+    /// separated by tabs, for `cut` and `awk`. On a terminal the last column, which holds
+    /// sentences, is folded into the room that is left.
     pub fn table(&self, head: &[&str], rows: &[Vec<String>]) {
         if !is_terminal() {
             rows.iter().for_each(|row| self.line(&row.join("\t")));
             return;
         }
-        let width = |column: usize| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.chain([head[column].chars().count()]).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..head.len()).map(width).collect();
-        let head: Vec<String> = head.iter().map(|it| it.to_uppercase()).collect();
-        for row in std::iter::once(&head).chain(rows) {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-            self.line(cells.collect::<Vec<_>>().join("  ").trim_end());
-        }
+        lay(head, rows, columns()).iter().for_each(|it| self.line(it));
     }
 
     /// `text` in colour, where that is wanted. The colour stands in it as a mark that only
@@ -119,6 +111,62 @@ pub enum Colour {
     Bold = 5,
 }
 
+/// The narrowest room in which a sentence is folded beside other columns.
+const ROOM_MIN: usize = 28;
+
+/// The lines of a table on a screen of so many columns.
+fn lay(head: &[&str], rows: &[Vec<String>], columns: usize) -> Vec<String> {
+    let head: Vec<String> = head.iter().map(|it| it.to_uppercase()).collect();
+    let rows: Vec<&Vec<String>> = std::iter::once(&head).chain(rows).collect();
+    let Some(last) = head.len().checked_sub(1) else { return Vec::new() };
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..last).map(width).collect();
+    let before = widths.iter().map(|it| it + 2).sum::<usize>();
+    // Where nothing is left beside the other columns, sentences go below them.
+    let indent = if before + ROOM_MIN <= columns { before } else { 4 };
+    let room = columns.saturating_sub(indent).max(ROOM_MIN);
+    let mut lines = Vec::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}  "));
+        let mut line: String = cells.collect();
+        let mut folded = fold(&row[last], room).into_iter();
+        if indent == before {
+            line.push_str(&folded.next().unwrap_or_default());
+        }
+        lines.push(line.trim_end().to_owned());
+        lines.extend(folded.map(|it| format!("{:indent$}{it}", "")));
+    }
+    lines
+}
+
+/// `text` in lines of at most `width`, broken between words.
+fn fold(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut room = 0;
+    for word in text.split_whitespace() {
+        let n = word.chars().count();
+        match lines.last_mut().filter(|_| n < room) {
+            Some(line) => {
+                line.push(' ');
+                line.push_str(word);
+                room -= n + 1;
+            }
+            None => {
+                lines.push(word.to_owned());
+                room = width.saturating_sub(n);
+            }
+        }
+    }
+    lines
+}
+
+/// Columns of the terminal; 80 where it does not say.
+fn columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(io::stdout());
+    size.map(|it| usize::from(it.ws_col)).ok().filter(|it| *it > 0).unwrap_or(80)
+}
+
 /// Whether stdout is a terminal.
 pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
@@ -163,6 +211,21 @@ pub fn local_time(at: schemas::Ns) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_folds_its_sentences_into_the_room_that_is_left() {
+        let rows = [vec!["+1.0 s".to_owned(), "12".to_owned(), "one two three four".to_owned()]];
+        let head = ["after", "entry", "what"];
+        let lines = lay(&head, &rows, 15 + ROOM_MIN);
+        assert_eq!(lines, ["AFTER   ENTRY  WHAT", "+1.0 s  12     one two three four"]);
+        let rows = [vec!["+1.0 s".to_owned(), "12".to_owned(), "word ".repeat(9)]];
+        let lines = lay(&head, &rows, 15 + ROOM_MIN);
+        assert_eq!(lines[1], "+1.0 s  12     word word word word word");
+        assert_eq!(lines[2], "               word word word word");
+        let lines = lay(&head, &rows, 30);
+        assert_eq!(lines[3], "    word word word word word");
+        assert!(lines.iter().all(|it| it.chars().count() <= 32), "{lines:?}");
+    }
 
     #[test]
     fn a23_no_control_byte_of_the_journal_reaches_the_terminal() {

@@ -139,11 +139,17 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// # Errors
 /// A recorder is installed already.
 pub fn metrics() -> anyhow::Result<PrometheusHandle> {
+    exporter()?.install_recorder().context("installing the metrics recorder")
+}
+
+/// What `/metrics` is rendered by.
+///
+/// # Errors
+/// The buckets of a metric are refused.
+pub(crate) fn exporter() -> anyhow::Result<PrometheusBuilder> {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full("rca_confidence".to_owned()), CONFIDENCE_BUCKETS)
-        .context("setting the buckets of a metric")?
-        .install_recorder()
-        .context("installing the metrics recorder")
+        .context("setting the buckets of a metric")
 }
 
 /// Logs go to stderr; `RUST_LOG` chooses what.

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Events, Id, Incident, Proposals, Slice};
 use crate::config::duration_ms;
 use crate::out::{Colour, Out, local_time};
-use crate::projection::{Line, Model, Projection, ProposalView, ServiceView};
+use crate::projection::{Line, Model, Projection, ProposalView, ServiceView, Standing};
 use crate::session::Session;
 use crate::words;
 
@@ -100,21 +100,24 @@ fn facts(model: &Model, head: Option<(u64, String)>) -> Vec<String> {
 
 fn services(model: &Model, out: Out) {
     let rows: Vec<Vec<String>> = model.services.iter().map(|(n, it)| row(model, n, it)).collect();
-    out.table(&["service", "health", "version", "judged", "budget", "note"], &rows);
+    out.table(&["service", "health", "sample", "version", "budget", "note"], &rows);
 }
 
 fn row(model: &Model, name: &str, it: &ServiceView) -> Vec<String> {
-    let judged = it.signals.values().map(|(_, _, at)| *at).max();
     let now = crate::engine::wall_now();
-    let age = judged
-        .map_or_else(|| "never".to_owned(), |at| format!("{} ago", words::span((now - at).as_s())));
+    let newest = it.curve.newest();
+    let age = newest.map_or_else(
+        || "none".to_owned(),
+        |at| format!("{} ago", words::span(now.since(at).as_s())),
+    );
     let (max, window) = budget(model, it);
     let recent = it.attempts.iter().filter(|at| now.since(**at) < Ns::from_ms(window)).count();
     let left = max.saturating_sub(recent as u32);
     let budget = format!("{left} of {max} left in {}", words::span(window as f64 / 1000.0));
     let version = it.config.release.as_ref().map_or_else(String::new, |it| it.version.clone());
     let note = it.refused.as_ref().map_or_else(String::new, |(_, why)| why.clone());
-    vec![name.to_owned(), words::mark(it.health()).to_owned(), version, age, budget, note]
+    let standing = Standing::of(model, it, now).words();
+    vec![name.to_owned(), standing, age, version, budget, note]
 }
 
 fn budget(model: &Model, it: &ServiceView) -> (u32, u64) {
@@ -242,7 +245,7 @@ fn timeline(out: Out, onset: Ns, lines: &[Line]) {
             vec![format!("{after:+.1} s"), it.seq.to_string(), it.by.clone(), it.text.clone()]
         })
         .collect();
-    out.table(&["onset", "entry", "by", "what"], &rows);
+    out.table(&["after", "entry", "by", "what"], &rows);
 }
 
 /// `healwright proposals …`.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
@@ -23,15 +23,21 @@ pub struct Gate {
 
 /// Refuses a `Host` that is not this node's, so that a rebound DNS name cannot reach it.
 pub async fn host(State(app): State<App>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|it| it.to_str().ok());
-    let name = host.map(|it| it.rsplit_once(':').map_or(it, |(name, _)| name));
+    if is_embedded(request.headers()) {
+        let why = "a page of another origin may link here and not load from here; open the address \
+                   itself";
+        return problem(StatusCode::FORBIDDEN, "cross_site", why).into_response();
+    }
+    let host = request.headers().get(header::HOST);
     let gate = &app.0.gate;
-    let known = match name {
+    let known = match host.map(|it| it.to_str().unwrap_or_default()) {
         // HTTP/1.0 clients and health checkers send none; a browser always does.
         None => true,
-        Some(name) => {
-            let literal = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
-            literal || name == "localhost" || gate.hosts.iter().any(|it| it == name)
+        Some(host) => {
+            let name = name_of(host);
+            let is_literal = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+            let is_own = |it: &String| it.eq_ignore_ascii_case(name);
+            is_literal || name.eq_ignore_ascii_case("localhost") || gate.hosts.iter().any(is_own)
         }
     };
     if known {
@@ -49,7 +55,8 @@ pub async fn host(State(app): State<App>, request: Request, next: Next) -> Respo
 pub async fn writes(State(app): State<App>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     if is_cross_site(headers) {
-        let why = "this request comes from a page of another origin";
+        let why = "this request comes from a page of another origin; use the `healwright` command, \
+                   or a client that sends no `Origin`";
         return problem(StatusCode::FORBIDDEN, "cross_site", why).into_response();
     }
     if !may_write(&app.0.gate, headers) {
@@ -74,9 +81,25 @@ pub async fn owner(State(app): State<App>, request: Request, next: Next) -> Resp
     (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to)]).into_response()
 }
 
+/// A host without its port. An IPv6 address in brackets holds colons of its own.
+fn name_of(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|it| it.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// Whether another origin's page fetches or embeds something, rather than linking to it: it
+/// could hold streams open and learn from what loads. Browsers say so, others send no such header.
+fn is_embedded(headers: &HeaderMap) -> bool {
+    let said = |name: &str, value: &str| headers.get(name).is_some_and(|it| it == value);
+    said("sec-fetch-site", "cross-site") && !said("sec-fetch-mode", "navigate")
+}
+
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN).and_then(|it| it.to_str().ok()) else {
-        return headers.get("sec-fetch-site").is_some_and(|it| it == "cross-site");
+        let own = |it: &HeaderValue| it == "same-origin" || it == "none";
+        return headers.get("sec-fetch-site").is_some_and(|it| !own(it));
     };
     let host = headers.get(header::HOST).and_then(|it| it.to_str().ok()).unwrap_or_default();
     origin.split_once("://").is_none_or(|(_, of)| of != host)

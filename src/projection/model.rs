@@ -10,6 +10,7 @@ use schemas::{Cause, Envelope, Event, Kind, Ns, Uuid};
 use topologies::config::{Service, Signers};
 use topologies::profile::Profile;
 
+use super::sli::Curve;
 use crate::words;
 
 /// Anomalies kept to show what an incident was opened for.
@@ -46,7 +47,7 @@ pub struct Model {
     pub trust: BTreeMap<String, f64>,
     order: Vec<String>,
     /// The latest anomalies: what an incident that opens was opened for.
-    anomalies: VecDeque<Line>,
+    anomalies: VecDeque<(Line, Signal, f64)>,
     requests: BTreeMap<Uuid, Option<String>>,
 }
 
@@ -61,6 +62,8 @@ pub struct ServiceView {
     pub attempts: Vec<Ns>,
     /// Why the last trigger was refused, if it was.
     pub refused: Option<(Ns, String)>,
+    /// What was measured of it lately.
+    pub curve: Curve,
 }
 
 /// An incident and its lines.
@@ -74,6 +77,8 @@ pub struct IncidentView {
     pub lines: Vec<Line>,
     /// Whether people were told.
     pub escalated: bool,
+    /// The signal that it was opened for, and what that was held against.
+    pub signal: Option<(Signal, f64)>,
 }
 
 /// One entry in a timeline.
@@ -245,8 +250,8 @@ impl Model {
 
     fn fold_incident(&mut self, envelope: &Envelope, event: &Event, line: &Line) {
         let mut of = envelope.correlation.clone();
-        if matches!(event, Event::SloAnomalyDetected(_)) {
-            self.anomalies.push_back(line.clone());
+        if let Event::SloAnomalyDetected(it) = event {
+            self.anomalies.push_back((line.clone(), it.signal, it.threshold));
             if self.anomalies.len() > ANOMALIES_KEPT {
                 self.anomalies.pop_front();
             }
@@ -259,16 +264,13 @@ impl Model {
             of = Some(it.incident_id.clone());
             if !self.incidents.contains_key(&it.incident_id) {
                 self.order.push(it.incident_id.clone());
+                let cause = self.anomalies.iter().find(|(it, ..)| Some(it.seq) == line.from);
                 let view = IncidentView {
                     incident: it.clone(),
                     opened: envelope.seq,
-                    lines: self
-                        .anomalies
-                        .iter()
-                        .filter(|it| Some(it.seq) == line.from)
-                        .cloned()
-                        .collect(),
+                    lines: cause.iter().map(|(it, ..)| it.clone()).collect(),
                     escalated: false,
+                    signal: cause.map(|(_, signal, threshold)| (*signal, *threshold)),
                 };
                 self.incidents.insert(it.incident_id.clone(), view);
                 self.forget_oldest();

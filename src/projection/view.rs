@@ -1,13 +1,17 @@
 //! The model as JSON: stable, with a `schema` field, times in RFC 3339 UTC.
 
+use schemas::Ns;
 use schemas::event::{IncidentChanged, IncidentStatus};
 use serde_json::{Value, json};
 
+use super::Standing;
 use super::model::{IncidentView, Line, Model, ServiceView};
 
 /// The status document.
 pub(super) fn status(model: &Model) -> Value {
-    let services: Vec<Value> = model.services.iter().map(|(name, it)| service(name, it)).collect();
+    let now = crate::engine::wall_now();
+    let services = model.services.iter().map(|(name, it)| service(model, name, it, now));
+    let services: Vec<Value> = services.collect();
     let waiting: Vec<Value> = model
         .waiting()
         .iter()
@@ -39,7 +43,7 @@ pub(super) fn status(model: &Model) -> Value {
     })
 }
 
-fn service(name: &str, it: &ServiceView) -> Value {
+fn service(model: &Model, name: &str, it: &ServiceView, now: Ns) -> Value {
     let signals: serde_json::Map<String, Value> = it
         .signals
         .iter()
@@ -51,6 +55,8 @@ fn service(name: &str, it: &ServiceView) -> Value {
     json!({
         "service": name,
         "health": it.health(),
+        "standing": Standing::of(model, it, now).words(),
+        "sampled_at": it.curve.newest(),
         "signals": signals,
         "version": it.config.release.as_ref().map(|release| release.version.clone()),
         "attempts": it.attempts.len(),

@@ -128,6 +128,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Where it answers, as `host:port`.
+    pub(crate) fn http(&self) -> &str {
+        let (_, rest) = self.said.split_once("ready: http://").expect("it said where it answers");
+        rest.split(|it: char| it.is_whitespace() || it == '/').next().unwrap_or_default()
+    }
+
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
