@@ -20,10 +20,14 @@ pub struct Out {
 
 impl Out {
     /// One line of data. Control characters from the journal never reach the terminal (A23).
+    /// On a terminal it is broken between words.
     pub fn line(&self, text: &str) {
+        let columns = if is_terminal() { columns() } else { usize::MAX };
         let mut stdout = io::stdout().lock();
-        // A closed pipe means that the reader has seen enough.
-        let _ = writeln!(stdout, "{}", coloured(text));
+        for line in broken(text, columns) {
+            // A closed pipe means that the reader has seen enough.
+            let _ = writeln!(stdout, "{}", coloured(&line));
+        }
     }
 
     /// One JSON document on one line.
@@ -161,6 +165,29 @@ fn fold(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// A line broken between words where it is longer than `columns`; what follows is indented by two
+/// more than it.
+fn broken(text: &str, columns: usize) -> Vec<String> {
+    if text.chars().count() <= columns {
+        return vec![text.to_owned()];
+    }
+    let indent = text.chars().take_while(|it| *it == ' ').count();
+    let (mut lines, mut rest, mut before) = (Vec::new(), text.to_owned(), indent);
+    while rest.chars().count() > columns {
+        let shown: Vec<char> = rest.chars().take(columns + 1).collect();
+        let Some(at) = shown.iter().rposition(|it| *it == ' ').filter(|at| *at > before) else {
+            // A word as wide as the screen is left to the terminal.
+            break;
+        };
+        lines.push(shown[..at].iter().collect());
+        let next: String = rest.chars().skip(at).collect();
+        before = indent + 2;
+        rest = format!("{:before$}{}", "", next.trim_start());
+    }
+    lines.push(rest);
+    lines
+}
+
 /// Columns of the terminal; 80 where it does not say.
 fn columns() -> usize {
     let size = rustix::termios::tcgetwinsize(io::stdout());
@@ -211,6 +238,15 @@ pub fn local_time(at: schemas::Ns) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_line_is_broken_between_words_and_keeps_its_indent() {
+        assert_eq!(broken("  one two three", 80), ["  one two three"]);
+        assert_eq!(broken("  one two three four", 11), ["  one two", "    three", "    four"]);
+        let word = "x".repeat(20);
+        assert_eq!(broken(&word, 10), [word.clone()]);
+        assert_eq!(broken(&format!("a {word} b"), 10), ["a".to_owned(), format!("  {word} b")]);
+    }
 
     #[test]
     fn a_table_folds_its_sentences_into_the_room_that_is_left() {

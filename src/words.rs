@@ -34,7 +34,10 @@ pub fn sentence(event: &Event) -> String {
         Event::SloAnomalyDetected(it) => anomaly(it),
         Event::RcaHypothesis(it) => format!(
             "probably {} (class {}, confidence {:.2}): {}",
-            it.pattern, it.failure_class, it.confidence, it.explanation_nl
+            plain(it.pattern.as_str()),
+            it.failure_class,
+            it.confidence,
+            it.explanation_nl
         ),
         Event::HealTriggerEvaluated(it) => evaluated(it),
         Event::HealEscalated(it) => {
@@ -42,7 +45,7 @@ pub fn sentence(event: &Event) -> String {
             format!("escalated to level {}: {why}", it.level)
         }
         Event::RemediationProposed(it) => {
-            format!("proposal {}: {} ({})", it.rank, it.playbook, it.ops.join(", "))
+            format!("proposal {}: {} ({})", it.rank, plain(&it.playbook), it.ops.join(", "))
         }
         Event::VoteCast(it) => {
             format!("{} voter: {} — {}", it.voter, it.verdict, it.reasons.join("; "))
@@ -55,24 +58,33 @@ pub fn sentence(event: &Event) -> String {
         }
         Event::GovernanceDecision(it) => decided(it),
         Event::ApprovalGiven(it) => format!("{} signed: {}", it.approver, it.verdict),
-        Event::SandboxResult(it) => {
-            let checks = it.checks.iter().map(|(name, check)| format!("{name} {}", check.status));
-            format!("preflight: {}", checks.collect::<Vec<_>>().join(", "))
-        }
+        Event::SandboxResult(it) => preflight(it),
         Event::RunnerRequest(it) => format!("runner asked: {}", it.ops.join(", ")),
         Event::RunnerResult(it) => format!("runner: {} — {}", it.status, it.explanation),
         Event::DeployState(it) => {
             let version = it.version.as_deref().unwrap_or_default();
-            format!("{} {version} {}: {}", it.service, it.state, it.reason)
+            format!("{} {version} {}: {}", it.service, plain(it.state.as_str()), it.reason)
         }
         Event::KpiTrustUpdate(it) => {
-            format!("trust in {} {:.2} → {:.2}: {}", it.component, it.before, it.after, it.reason)
+            let component = plain(&it.component);
+            format!("trust in {component} {:.2} → {:.2}: {}", it.before, it.after, it.reason)
         }
         Event::ModeChanged(it) => format!("mode {} → {}: {}", it.from, it.to, it.cause),
         Event::FreezeCommand(it) => format!("{} by {}: {}", it.command, it.signer_id, it.reason),
         Event::IncidentChanged(it) => format!("incident {}: {}", it.change, it.summary),
         Event::AnnotationAdded(it) => format!("{} on {}: {}", it.kind, it.log_id, it.data),
     }
+}
+
+fn preflight(it: &schemas::event::SandboxResult) -> String {
+    let said = |name: &str, status: &str| format!("{} {}", plain(name), plain(status));
+    let checks = it.checks.iter().map(|(name, it)| said(name, it.status.as_str()));
+    format!("preflight: {}", checks.collect::<Vec<_>>().join(", "))
+}
+
+/// A name of the vocabulary as words.
+fn plain(name: &str) -> String {
+    name.replace('_', " ")
 }
 
 fn anomaly(it: &schemas::event::SloAnomalyDetected) -> String {
@@ -100,12 +112,13 @@ fn decided(it: &schemas::event::GovernanceDecision) -> String {
 fn evaluated(it: &schemas::event::HealTriggerEvaluated) -> String {
     let why = it.reason.as_deref().map_or_else(String::new, |why| format!(": {why}"));
     match it.verdict {
-        TriggerVerdict::Fired => format!("{} may be tried{why}", it.trigger_type),
+        TriggerVerdict::Fired => format!("{} may be tried{why}", plain(&it.trigger_type)),
         TriggerVerdict::NotFired
         | TriggerVerdict::Debounced
         | TriggerVerdict::OverBudget
         | TriggerVerdict::RejectedProvenance => {
-            format!("{} refused ({}){why}", it.trigger_type, it.verdict)
+            let (what, verdict) = (plain(&it.trigger_type), plain(it.verdict.as_str()));
+            format!("{what} refused ({verdict}){why}")
         }
     }
 }

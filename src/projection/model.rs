@@ -268,7 +268,8 @@ impl Model {
                 let view = IncidentView {
                     incident: it.clone(),
                     opened: envelope.seq,
-                    lines: cause.iter().map(|(it, ..)| it.clone()).collect(),
+                    lines: cause
+                        .map_or_else(|| self.rollout_of(line.from), |(it, ..)| vec![it.clone()]),
                     escalated: false,
                     signal: cause.map(|(_, signal, threshold)| (*signal, *threshold)),
                 };
@@ -282,6 +283,13 @@ impl Model {
         }
         view.escalated |= matches!(event, Event::HealEscalated(_));
         view.lines.push(line.clone());
+    }
+
+    /// The steps of the rollout that an incident was opened for.
+    fn rollout_of(&self, from: Option<u64>) -> Vec<Line> {
+        let is_cause = |it: &&RolloutView| it.lines.last().map(|it| it.seq) == from;
+        let found = self.rollouts.values().find(is_cause).filter(|_| from.is_some());
+        found.map(|it| it.lines.clone()).unwrap_or_default()
     }
 
     fn forget_oldest(&mut self) {

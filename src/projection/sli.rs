@@ -140,7 +140,7 @@ impl Indicator {
         match self {
             // Rounded down: what is not all of them is never shown as all of them.
             Indicator::Answers | Indicator::Probes => {
-                format!("{} %", (value * 1000.0).floor() / 10.0)
+                format!("{}\u{a0}%", (value * 1000.0).floor() / 10.0)
             }
             Indicator::Latency => format!("{value:.0} ms"),
         }
@@ -149,7 +149,9 @@ impl Indicator {
     /// What its objective asks for.
     pub fn asks(self, objective: f64) -> String {
         match self {
-            Indicator::Answers => format!("at least {} %", (objective * 1000.0).round() / 10.0),
+            Indicator::Answers => {
+                format!("at least {}\u{a0}%", (objective * 1000.0).round() / 10.0)
+            }
             Indicator::Latency => format!("at most {objective:.0} ms"),
             Indicator::Probes => "every probe passes".to_owned(),
         }

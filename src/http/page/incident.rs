@@ -20,6 +20,9 @@ use crate::words;
 
 /// Lines shown at the beginning and at the end of a long incident.
 const LINES: usize = 60;
+/// Good slots between the onset and the detection that do not end the fault: what was rolled back
+/// is detected when it is over.
+const GOOD_MAX: usize = 3;
 /// Items of a list that unfolds.
 const ITEMS: usize = 12;
 
@@ -98,20 +101,26 @@ impl Incident<'_> {
         curve.indicator().map(|of| (of, of.objective(self.profile)))
     }
 
-    /// The beginning of the last run outside the objective that reaches the detection.
+    /// The beginning of the last run outside the objective that reaches the detection, or nearly.
     fn onset(&self) -> Option<Ns> {
         let (of, objective) = self.indicator()?;
         let curve = self.curve.ok()?;
         let detected = self.view.incident.detected_at;
-        let mut onset = None;
+        let (mut onset, mut n_good) = (None, 0);
         let mut at = curve.from();
         for value in curve.values(of) {
             if at > detected {
                 break;
             }
             match value {
-                Some(value) if of.keeps(value, objective) => onset = None,
-                Some(_) => onset = onset.or(Some(at)),
+                Some(value) if of.keeps(value, objective) => {
+                    n_good += 1;
+                    onset = onset.filter(|_| n_good <= GOOD_MAX);
+                }
+                Some(_) => {
+                    onset = onset.or(Some(at));
+                    n_good = 0;
+                }
                 // A gap says neither.
                 None => {}
             }
@@ -139,7 +148,9 @@ impl Incident<'_> {
     }
 
     fn curve(&self, main: &mut String, onset: Option<Ns>) {
-        main.push_str("<h2>What users got</h2>");
+        let is_probed = self.indicator().is_some_and(|(of, _)| of == Indicator::Probes);
+        let heading = if is_probed { "What its probes saw" } else { "What users got" };
+        let _ = write!(main, "<h2>{heading}</h2>");
         let curve = match self.curve {
             Ok(curve) => curve,
             Err(why) => {

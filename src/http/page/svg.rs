@@ -156,7 +156,8 @@ pub(super) fn chart(drawn: &Drawn<'_>, span: Span, moments: &[Moment]) -> String
         "<svg class=\"chart\" role=\"img\" aria-label=\"{told}\" width=\"100%\" \
          height=\"{height}\"><title>{told}</title>\
          <svg x=\"0\" y=\"{top}\" width=\"100%\" height=\"{PLOT}\" viewBox=\"0 0 {} {HEIGHT}\" \
-         preserveAspectRatio=\"none\"><rect class=\"plot\" width=\"100%\" height=\"100%\"/>{}</svg>",
+         preserveAspectRatio=\"none\"><rect class=\"plot\" width=\"100%\" \
+         height=\"100%\"/>{}</svg>",
         drawn.values.len(),
         drawn.picture()
     );

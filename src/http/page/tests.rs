@@ -196,7 +196,7 @@ fn healed() -> Told {
 fn a_healthy_service_is_shown_with_its_curve_and_its_objective() {
     let page = healed().now(Ns::from_s(1_060), "");
     assert!(page.contains("● ok"), "{page}");
-    assert!(page.contains("good answers: 100 % · objective: at least 95 %"), "{page}");
+    assert!(page.contains("good answers: 100\u{a0}% · objective: at least 95\u{a0}%"), "{page}");
     assert!(page.contains("class=\"missed\"") && page.contains("class=\"gap\""), "{page}");
 }
 
@@ -214,7 +214,7 @@ fn a_service_that_is_measured_and_not_judged_yet_is_learning() {
     let mut told = Told::of(&["shop"]);
     told.measure(Ns::from_s(1_000), "shop", &[("probe", 1.0)]);
     let page = told.now(Ns::from_s(1_000), "");
-    assert!(page.contains("… learning") && page.contains("passed probes: 100 %"), "{page}");
+    assert!(page.contains("… learning") && page.contains("passed probes: 100\u{a0}%"), "{page}");
 }
 
 #[test]
@@ -233,11 +233,30 @@ fn what_is_empty_stopped_or_still_being_read_says_so() {
 #[test]
 fn an_incident_has_its_curve_with_the_moments_marked() {
     let page = healed().incident_page("inc-1", Ns::from_s(1_060));
-    for told in [">onset<", ">detected +3.0 s<", ">healed +8.0 s<", "objective: at least 90 %"] {
+    for told in [">onset<", ">detected +3.0 s<", ">healed +8.0 s<", "objective: at least 90\u{a0}%"]
+    {
         assert!(page.contains(told), "{told}: {page}");
     }
     assert!(page.contains("over after 8.0 s"), "time runs from the onset: {page}");
     assert!(page.contains("what it rests on") && page.contains("<a href=\"/entries/1\">"));
+}
+
+#[test]
+fn a_release_that_was_rolled_back_is_shown_with_its_whole_rollout() {
+    let mut told = healed();
+    let id = Uuid::named("a rollout", &[]);
+    for (s, state) in [(1_036, "shadow"), (1_037, "canary"), (1_038, "rolled_back")] {
+        let body = json!({
+            "deployment_id": id, "service": "shop", "state": state, "slot": "green",
+            "ring_pct": 0, "deltas": {}, "slo_burn": 0.0, "reason": format!("why {state}"),
+        });
+        told.json(Ns::from_s(s), None, Kind::DeployState, &body);
+    }
+    told.incident(Ns::from_s(1_038), "inc-2", "shop", "shop: version 2 was bad", "open");
+    let page = told.incident_page("inc-2", Ns::from_s(1_060));
+    for line in ["why shadow", "why canary", "why rolled_back", "incident open"] {
+        assert!(page.contains(line), "{line}: {page}");
+    }
 }
 
 #[test]
