@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(broken("  one two three", 80), ["  one two three"]);
         assert_eq!(broken("  one two three four", 11), ["  one two", "    three", "    four"]);
         let word = "x".repeat(20);
-        assert_eq!(broken(&word, 10), [word.clone()]);
+        assert_eq!(broken(&word, 10), [word.as_str()]);
         assert_eq!(broken(&format!("a {word} b"), 10), ["a".to_owned(), format!("  {word} b")]);
     }
 

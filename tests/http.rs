@@ -1,7 +1,7 @@
 //! The HTTP side from outside, as a browser and as an attacker see it, and the proof as a
 //! verifier in another language sees it.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 #[allow(dead_code)]
 #[path = "blackbox/home.rs"]
