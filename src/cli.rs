@@ -2,8 +2,11 @@
 //! derive from this file.
 
 pub mod act;
+pub mod config;
 pub mod read;
 pub mod release;
+pub mod trust;
+pub mod verdict;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -78,6 +81,9 @@ pub enum Command {
     /// Roll a release out, blue/green with shadow and canary
     #[command(subcommand)]
     Release(Release),
+    /// How much each playbook may do alone, and a person's word for one
+    #[command(subcommand)]
+    Trust(Trust),
     /// Tell Healwright about changes that others make
     #[command(subcommand)]
     Change(Change),
@@ -266,6 +272,30 @@ pub enum Release {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Stop the running rollout; what ran before serves again
+    Abort {
+        /// Service whose rollout it is
+        service: String,
+        /// Why, for the audit
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        reason: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Take a release off the deny list, by your signature
+    Clear {
+        /// Service on which it is barred
+        service: String,
+        /// Version, as `release status` names it
+        version: String,
+        /// What was found out about it, for the audit
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Rollouts and the deny list
     Status {
         /// Only this service
@@ -279,6 +309,27 @@ pub enum Release {
         version: String,
         /// Directory with the files
         dir: PathBuf,
+    },
+}
+
+/// `healwright trust`.
+#[derive(Debug, Subcommand)]
+pub enum Trust {
+    /// Each playbook, and what it may do without a person
+    List,
+    /// Answer for a playbook with a signature, once its cause is dealt with
+    Vouch {
+        /// Playbook, as `trust list` names it
+        playbook: String,
+        /// Lift its latch on this service too
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// What was done about the cause, for the audit
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -393,7 +444,16 @@ pub enum Config {
         file: PathBuf,
     },
     /// The configuration in force
-    Show,
+    Show {
+        /// Every number, also those that nobody set
+        #[arg(long)]
+        effective: bool,
+        /// Where each number comes from
+        #[arg(long)]
+        origin: bool,
+    },
+    /// JSON Schema of the configuration file
+    Schema,
 }
 
 /// `healwright bench`.

@@ -5,18 +5,21 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use topologies::config::Service;
 use topologies::profile::Profile;
 
 /// A configuration file. Every key is optional.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `production` or `local`; `local` by default, as one machine and one operator is what
     /// `up` finds on first start.
+    #[schemars(extend("enum" = ["local", "production", null]))]
     pub profile: Option<String>,
     /// Numbers that differ from the profile; shown by `status`.
+    #[schemars(with = "Profile")]
     pub numbers: toml::Table,
     /// Where the head record lies; outside the data directory by default.
     pub head_record: Option<PathBuf>,
@@ -29,7 +32,7 @@ pub struct Config {
 }
 
 /// API and page.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
     /// Address; 127.0.0.1:8470 by default.
@@ -41,7 +44,7 @@ pub struct Http {
 }
 
 /// Who is told when people must act.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Escalation {
     /// `http://…` that each escalation is posted to as JSON.
@@ -96,6 +99,13 @@ impl Config {
             table.insert(key.clone(), value.clone());
         }
         table.try_into().context("reading `numbers`")
+    }
+
+    /// The JSON Schema of a file, derived from this declaration.
+    pub fn schema() -> serde_json::Value {
+        let mut schema = schemars::schema_for!(Config);
+        schema.insert("title".to_owned(), "Healwright configuration file".into());
+        schema.to_value()
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -181,7 +191,7 @@ fn did_you_mean(near: Option<&str>) -> String {
 }
 
 /// The name that takes the fewest edits, if it is near at all.
-fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let scored = names.map(|name| (edits(given, name), name));
     scored.min().filter(|(n, _)| *n <= 1 + given.len() / 3).map(|(_, name)| name)
 }

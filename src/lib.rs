@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use schemas::event::{ApprovalVerdict, FreezeVerb};
 
-use crate::cli::{Cli, Command, Form, act, read, release};
+use crate::cli::{Cli, Command, Form, act, read, release, trust};
 use crate::out::Out;
 use crate::session::Session;
 
@@ -84,6 +84,7 @@ fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
         Command::Approve(args) => act::approve(&session, out, args, ApprovalVerdict::Approve),
         Command::Reject(args) => act::approve(&session, out, args, ApprovalVerdict::Reject),
         Command::Release(args) => release::run(&session, out, args),
+        Command::Trust(args) => trust::run(&session, out, args),
         Command::Change(args) => act::change(&session, out, args),
         Command::Events(args) => read::events(&session, out, args),
         Command::Freeze(args) => act::freeze(&session, out, args, FreezeVerb::Freeze),
@@ -93,7 +94,7 @@ fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
         Command::Replay => evidence::replay(&session, out),
         Command::Repair(args) => repair::run(&session, out, args),
         Command::Doctor => doctor::run(&session, out),
-        Command::Config(args) => up::config(&session, out, args),
+        Command::Config(args) => cli::config::run(&session, out, args),
         Command::Bench(args) => bench::run(out, args),
         Command::Completions { shell } => {
             clap_complete::generate(

@@ -25,6 +25,7 @@ use state::kafka::{Cluster, KafkaLog};
 use tokio::net::TcpListener;
 use topologies::config::{Service, Signers};
 use topologies::profile::Profile;
+use topologies::rules::Rules;
 
 use crate::config::Escalation;
 use crate::engine::bookkeeping;
@@ -104,6 +105,7 @@ impl Activator {
     async fn activate_all(&self, config: &NodeConfig) -> anyhow::Result<()> {
         let keys = [(OPERATOR.to_owned(), self.operator.public())].into();
         self.activate("signers", &Signers { keys }).await?;
+        self.activate("rules", &Rules::current()).await?;
         self.activate("profile", &config.profile).await?;
         for service in &config.services {
             self.activate(&format!("service/{}", service.name), service).await?;

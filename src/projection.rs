@@ -16,7 +16,10 @@ use serde_json::Value;
 use state::LogError;
 use tokio::sync::watch;
 
-pub use model::{IncidentView, Line, Model, ProposalView, RolloutView, ServiceView};
+pub use model::{
+    BarredView, ConfigView, IncidentView, Line, Model, ProposalView, RolloutView, ServiceView,
+    TrustView,
+};
 pub use standing::Standing;
 
 use crate::engine::Handle;
@@ -148,6 +151,7 @@ fn fold(model: &mut Model, batch: &Batch, recent: &mut sli::Recent) {
             step(model, entry, recent);
         }
     }
+    model.settle(None);
     model.epoch = batch.header.epoch;
 }
 

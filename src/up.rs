@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, bail};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use runner::agent;
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use topologies::config::Service;
 use topologies::profile::Profile;
@@ -161,39 +160,6 @@ pub fn start_logs() {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr)
         .try_init();
-}
-
-/// `healwright config …`.
-///
-/// # Errors
-/// What is wrong with the file, with line and column.
-pub fn config(session: &Session, out: Out, command: &cli::Config) -> anyhow::Result<bool> {
-    match command {
-        cli::Config::Check { file } => {
-            let config = Config::read(file)?;
-            let services = config.service.len();
-            if out.form == cli::Form::Json {
-                out.json(&json!({ "schema": "healwright.config.v1", "ok": true,
-                                  "services": services }));
-            } else {
-                out.line(&format!("{} is good: {services} service(s)", file.display()));
-            }
-        }
-        cli::Config::Show => {
-            let projection = session.projection()?;
-            let model = projection.model();
-            let services: Vec<_> = model.services.values().map(|it| it.config.clone()).collect();
-            let shown = json!({ "schema": "healwright.config.v1", "profile": model.profile,
-                                "service": services, "signers": model.signers });
-            if out.form == cli::Form::Json {
-                out.json(&shown);
-            } else {
-                let text = serde_json::to_string_pretty(&shown).context("writing JSON")?;
-                out.line(&text);
-            }
-        }
-    }
-    Ok(true)
 }
 
 /// `healwright runner`.

@@ -81,6 +81,8 @@ fn every_command_explains_itself() {
         "approve",
         "reject",
         "release start",
+        "release abort",
+        "release clear",
         "release status",
         "release import",
         "change record",
@@ -97,8 +99,11 @@ fn every_command_explains_itself() {
         "repair journal",
         "repair head",
         "doctor",
+        "trust list",
+        "trust vouch",
         "config check",
         "config show",
+        "config schema",
         "bench",
         "completions",
     ];
@@ -292,4 +297,77 @@ fn nothing_is_coloured_where_nobody_looks_at_a_terminal() {
         let ran = home::run(command);
         assert!(!ran.out.contains('\u{1b}') && !ran.err.contains('\u{1b}'), "{ran:?}");
     }
+}
+
+#[test]
+fn the_schema_of_the_configuration_file_has_every_key_with_its_meaning() {
+    let home = Home::new();
+    let schema = home.run(&["config", "schema"]).expect(0).json();
+    assert_eq!(schema["additionalProperties"], false);
+    let parts = ["/properties", "/$defs/Profile/properties", "/$defs/Service/properties"];
+    for part in parts {
+        let keys = schema.pointer(part).and_then(|it| it.as_object()).expect(part);
+        for (name, key) in keys {
+            assert!(key["description"].is_string(), "{part}/{name}: {key}");
+        }
+    }
+    let config = "[[service]]\nname = \"a\"\ncommand = [\"a\"]\nprobe_url = \"http://h/\"\n";
+    std::fs::write(home.path().join("hw.toml"), config).unwrap();
+    home.run(&["config", "check", "hw.toml"]).expect(0);
+    for key in config.lines().skip(1).map(|it| it.split(' ').next().unwrap()) {
+        assert!(schema["$defs"]["Service"]["properties"][key].is_object(), "{key}");
+    }
+}
+
+#[test]
+fn every_number_is_shown_with_where_it_comes_from() {
+    let home = Home::new();
+    let config = "profile = \"production\"\n[numbers]\nattempts_max = 2\n";
+    std::fs::write(home.path().join("hw.toml"), config).unwrap();
+    let _node =
+        home.start(&["up", "--http", "127.0.0.1:0", "--config", "hw.toml"], "ready: http://");
+    let shown = home.run(&["config", "show", "--effective", "--origin", "-o", "json"]).expect(0);
+    let numbers = shown.json()["numbers"].as_array().unwrap().clone();
+    let origin = |name: &str| {
+        let number = numbers.iter().find(|it| it["name"] == name).expect(name);
+        number["origin"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(origin("trust_min"), "profile production");
+    assert!(origin("attempts_max").starts_with("the configuration, version 1"), "{numbers:?}");
+    let own = home.run(&["config", "show", "--origin", "-o", "json"]).expect(0).json();
+    assert_eq!(own["numbers"].as_array().map(Vec::len), Some(1), "{own}");
+}
+
+#[test]
+fn a_person_vouches_for_a_playbook_and_the_word_stands_in_the_journal() {
+    let home = Home::new();
+    let _node = home.up();
+    let because = ["--reason", "the disk is clean", "--yes"];
+    let near = home.run(&[&["trust", "vouch", "restart_servic"][..], &because].concat()).expect(2);
+    assert!(near.err.contains("did you mean \"restart_service\"?"), "{near:?}");
+    let vouch = [&["trust", "vouch", "restart_service"][..], &because].concat();
+    home.run(&vouch).expect(0);
+    home.run(&vouch).expect(0);
+    let list = home.run(&["trust", "list", "-o", "json"]).expect(0).json();
+    let of = |name: &str| {
+        let components = list["components"].as_array().unwrap();
+        components.iter().find(|it| it["component"] == name).unwrap().clone()
+    };
+    let restart = of("restart_service");
+    assert!(restart["why"].as_str().unwrap().contains("the disk is clean"), "{restart}");
+    assert_eq!(restart["acts_alone"], true, "{restart}");
+    let elsewhere = [&vouch[..], &["--service", "shop"]].concat();
+    let ran = home.run(&elsewhere).expect(2);
+    assert!(ran.err.contains("\"shop\" is not under care"), "{ran:?}");
+}
+
+#[test]
+fn where_no_rollout_runs_an_abort_is_refused_with_a_sentence() {
+    let home = Home::new();
+    let _node = home.up();
+    let ran = home.run(&["release", "abort", "shop", "--yes"]).expect(1);
+    assert!(ran.err.contains("nothing is being rolled out on shop"), "{ran:?}");
+    let ran = home.run(&["release", "abort", "shop", "--yes", "-o", "json"]).expect(1);
+    let error: serde_json::Value = serde_json::from_str(&ran.err).expect(&ran.err);
+    assert_eq!(error["error"]["code"], "refused");
 }

@@ -1,36 +1,46 @@
 //! Replay with payloads compared: a journal of real decisions is made first, with changes,
 //! ticks and faults, then folded again from zero.
 
-use schemas::event::{ChangeKind, ChangeObserved, ConfigActivated, ConfigKind};
+use schemas::event::{ChangeKind, ChangeObserved, ConfigActivated};
+use schemas::signature::KeyPair;
 use schemas::{Actor, Ns, Stream};
 use serde_json::json;
 use state::Log as _;
+use topologies::config::Signers;
 use topologies::profile::Profile;
+use topologies::rules::Rules;
 
 use super::{Folder, Measured, owner};
 use crate::engine::{Input, wall_now};
 use crate::evidence::replay_log;
+use crate::node::OPERATOR;
 
 /// Inputs of the journal that is made.
 const INPUTS: u64 = 200_000;
 /// Inputs between two cycles.
 const PER_CYCLE: u64 = 500;
 
+/// What a node activates when it starts: signers, rules and a profile, all signed.
+fn configuration() -> anyhow::Result<Vec<Vec<u8>>> {
+    let key = KeyPair::from_seed(&[3; 32]);
+    let signers = Signers { keys: [(OPERATOR.to_owned(), key.public())].into() };
+    let bodies = [
+        ("signers", serde_json::to_string(&signers)?),
+        ("rules", serde_json::to_string(&Rules::current())?),
+        ("profile", serde_json::to_string(&Profile::local())?),
+    ];
+    let mut records = Vec::new();
+    for (name, body) in bodies {
+        let config = ConfigActivated::signed(name, 1, body, OPERATOR, &key);
+        records.push(Input::new(Actor::system("bench"), name, config).encode()?);
+    }
+    Ok(records)
+}
+
 pub(super) fn run() -> anyhow::Result<Measured> {
     let folder = Folder::new("bench-replay")?;
     let (mut owner, log) = owner(&folder.path().join("data"))?;
-    let body = serde_json::to_string(&Profile::local())?;
-    let profile = ConfigActivated {
-        kind: ConfigKind::Policy,
-        name: "profile".to_owned(),
-        version: 1,
-        digest: ConfigActivated::digest_of(&body),
-        approved_by: "bench".to_owned(),
-        audit_log_id: None,
-        body: Some(body),
-        signature: None,
-    };
-    let mut records = vec![Input::new(Actor::system("bench"), "profile", profile).encode()?];
+    let mut records = configuration()?;
     let mut wall = wall_now();
     for n in 0..INPUTS {
         let change = ChangeObserved {

@@ -12,7 +12,7 @@ use schemas::signature::signature_text;
 use schemas::{Ns, Uuid};
 use serde_json::json;
 
-use super::{Approve, Change, Form, Freeze, Repair};
+use super::{Approve, Change, Form, Freeze, Repair, verdict as came_of};
 use crate::engine::wall_now;
 use crate::http::api::{SKIP_DOMAIN, skip_statement};
 use crate::node::OPERATOR;
@@ -38,7 +38,11 @@ pub fn approve(
         format!("no single proposal is called {:?}; see `healwright proposals list`", args.id)
     })?;
     let digest = view.proposal.plan_digest.clone().unwrap_or_default();
-    if out.form == Form::Table || args.dry_run {
+    if args.dry_run && out.form == Form::Json {
+        out.json(&super::read::proposal_json(view));
+        return Ok(true);
+    }
+    if out.form == Form::Table {
         super::read::show_proposal(out, view);
     }
     if args.dry_run {
@@ -51,25 +55,47 @@ pub fn approve(
         out.remark("nothing was signed");
         return Ok(false);
     }
-    let key = session.keys().existing_operator()?;
-    let mut approval = ApprovalGiven {
-        proposal_id: view.proposal.proposal_id,
-        plan_digest: digest,
-        approver: OPERATOR.to_owned(),
-        scope: "once".to_owned(),
-        expires_at: wall_now() + APPROVAL_FOR,
-        verdict,
-        reason: args.reason.clone(),
-        signature: String::new(),
+    let answer = sign(session, view.proposal.proposal_id, &digest, verdict, &args.reason)?;
+    let refusal = match verdict {
+        ApprovalVerdict::Approve => came_of::refusal(session, &answer)?,
+        ApprovalVerdict::Reject => came_of::refusal_of_a_no(session, &answer)?,
     };
-    approval.signature = signature_text(&key.sign(APPROVAL_DOMAIN, &approval.statement()));
-    let answer = session.say("/api/v1/approvals", &approval)?;
+    if let Some(why) = refusal {
+        out.error("refused", &why);
+        return Ok(false);
+    }
     told(
         out,
         &answer,
         &format!("{verdict} signed; what comes of it: healwright proposals show {}", args.id),
     );
     Ok(true)
+}
+
+/// Signs a person's answer to what `id` names and sends it.
+///
+/// # Errors
+/// No node, no key.
+pub(super) fn sign(
+    session: &Session,
+    id: Uuid,
+    digest: &str,
+    verdict: ApprovalVerdict,
+    reason: &str,
+) -> anyhow::Result<serde_json::Value> {
+    let key = session.keys().existing_operator()?;
+    let mut approval = ApprovalGiven {
+        proposal_id: id,
+        plan_digest: digest.to_owned(),
+        approver: OPERATOR.to_owned(),
+        scope: "once".to_owned(),
+        expires_at: wall_now() + APPROVAL_FOR,
+        verdict,
+        reason: reason.to_owned(),
+        signature: String::new(),
+    };
+    approval.signature = signature_text(&key.sign(APPROVAL_DOMAIN, &approval.statement()));
+    session.say("/api/v1/approvals", &approval)
 }
 
 /// `healwright change record`.
@@ -95,26 +121,17 @@ pub fn change(session: &Session, out: Out, command: &Change) -> anyhow::Result<b
     Ok(true)
 }
 
-/// Requests a rollout of an imported release.
+/// Signs and sends what is asked about a release, as a request of its own.
 ///
 /// # Errors
-/// No such release in the store, no node, no key.
+/// No node, no key.
 pub fn release(
     session: &Session,
-    service: &str,
-    version: &str,
-    digest: &str,
+    mut release: ReleaseRequested,
 ) -> anyhow::Result<serde_json::Value> {
     let key = session.keys().existing_operator()?;
-    let mut release = ReleaseRequested {
-        service: service.to_owned(),
-        artifact_ref: format!("local://releases/{service}/{version}"),
-        digest: digest.to_owned(),
-        requested_by: OPERATOR.to_owned(),
-        strategy: "blue_green".to_owned(),
-        version: Some(version.to_owned()),
-        signature: None,
-    };
+    OPERATOR.clone_into(&mut release.requested_by);
+    release.nonce = Some(random_id()?);
     let signature = key.sign(RELEASE_DOMAIN, &release.statement());
     release.signature = Some(signature_text(&signature));
     session.say("/api/v1/releases", &release)
@@ -183,9 +200,13 @@ pub fn repair_skip(session: &Session, out: Out, command: &Repair) -> anyhow::Res
     Ok(true)
 }
 
-fn told(out: Out, answer: &serde_json::Value, sentence: &str) {
+pub(super) fn told(out: Out, answer: &serde_json::Value, sentence: &str) {
     match out.form {
-        Form::Json => out.json(answer),
+        Form::Json => {
+            let mut answer = answer.clone();
+            answer["schema"] = "healwright.journaled.v1".into();
+            out.json(&answer);
+        }
         Form::Table => match answer["place"].as_str() {
             Some(place) => out.line(&format!("{sentence} ({place})")),
             None => out.line(sentence),
@@ -194,7 +215,7 @@ fn told(out: Out, answer: &serde_json::Value, sentence: &str) {
 }
 
 /// Asks on a terminal; without one, `--yes` is required.
-fn confirm(question: &str) -> anyhow::Result<bool> {
+pub(super) fn confirm(question: &str) -> anyhow::Result<bool> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         bail!("{question} There is no terminal to ask on: add --yes");

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::Healed;
 use super::stage::{SHOP, Stage, WORKER};
 use super::wheel;
+use crate::cli::act::random_id;
 use crate::engine::Input;
 use crate::node::OPERATOR;
 
@@ -78,6 +79,8 @@ async fn request_release(stage: &Stage) -> anyhow::Result<()> {
         strategy: "blue_green".to_owned(),
         version: Some("1.1.0".to_owned()),
         signature: None,
+        nonce: Some(random_id()?),
+        reason: None,
     };
     let signature = stage.operator.sign(RELEASE_DOMAIN, &release.statement());
     release.signature = Some(signature_text(&signature));

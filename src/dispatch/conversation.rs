@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use runner::wire::{FromRunner, ModeEpoch, Reader, ToRunner, Welcome, send};
-use schemas::event::Mode;
+use schemas::event::{ConfigActivated, Mode};
 use schemas::{Actor, ActorKind, Entry, Event, Kind, Uuid};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
@@ -146,20 +146,31 @@ impl Conversation {
             let mode = ModeEpoch { epoch: it.mode_epoch, mode: it.to };
             return self.say(&ToRunner::ModeEpoch(mode)).await;
         }
-        if kind == Kind::ConfigActivated && entry.envelope.key == "signers" {
+        if kind == Kind::ConfigActivated
+            && let Ok(Event::ConfigActivated(it)) = entry.event()
+            && self.is_for_host(&it)
+            && self.is_in_force(&it.name, entry.envelope.seq).await?
+        {
             return self.send_service(entry.envelope.seq).await;
         }
-        if kind == Kind::ConfigActivated
-            && entry.envelope.key.starts_with("service/")
-            && let Ok(Event::ConfigActivated(it)) = entry.event()
-        {
-            let body = it.body.unwrap_or_default();
-            let service = serde_json::from_str::<topologies::config::Service>(&body);
-            if service.is_ok_and(|it| it.host == self.host) {
-                return self.send_service(entry.envelope.seq).await;
-            }
-        }
         Ok(())
+    }
+
+    fn is_for_host(&self, config: &ConfigActivated) -> bool {
+        let body = config.body.as_deref().unwrap_or_default();
+        let service = || serde_json::from_str::<topologies::config::Service>(body);
+        match config.name.as_str() {
+            "signers" => true,
+            name => name.starts_with("service/") && service().is_ok_and(|it| it.host == self.host),
+        }
+    }
+
+    /// An entry that the folds have refused, or that a later one has replaced, defines nothing.
+    async fn is_in_force(&self, name: &str, seq: u64) -> anyhow::Result<bool> {
+        let name = name.to_owned();
+        let active = self.office.engine.ask(move |owner| owner.active_config(&name));
+        let active = active.await.context("the engine has stopped")?;
+        Ok(active.is_some_and(|it| it.seq == seq))
     }
 
     async fn hear(&mut self, message: FromRunner) -> anyhow::Result<()> {

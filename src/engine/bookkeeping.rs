@@ -76,6 +76,8 @@ pub fn client_id(event: &Event) -> Option<String> {
         it.signature.clone()
     } else if let Event::RunnerResult(it) = event {
         it.id.to_string()
+    } else if let Event::ConfigActivated(it) = event {
+        it.signature.clone()?
     } else {
         return None;
     };
@@ -95,7 +97,9 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
         view.save(&format!("open/{}", request.id), &First { seq: entry.envelope.seq });
     } else if let Event::RunnerResult(result) = entry.event {
         view.remove(&format!("open/{}", result.id));
-    } else if let Event::ConfigActivated(config) = entry.event {
+    } else if let Event::ConfigActivated(config) = entry.event
+        && topologies::config::takes_effect(view, config)
+    {
         let (seq, version) = (entry.envelope.seq, config.version);
         let active = Active { seq, version, digest: config.digest.clone() };
         view.save(&format!("config/{}", config.name), &active);

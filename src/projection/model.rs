@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use schemas::event::{
-    ApprovalGiven, DeployPhase, DeployState, GovernanceDecision, Health, IncidentChanged,
-    IncidentStatus, L3ExecutionResult, Mode, RemediationProposed, Signal,
+    ApprovalGiven, ConfigActivated, DeployPhase, DeployState, GovernanceDecision, Health,
+    IncidentChanged, IncidentStatus, L3ExecutionResult, Mode, RemediationProposed, Signal,
 };
 use schemas::{Cause, Envelope, Event, Kind, Ns, Uuid};
 use topologies::config::{Service, Signers};
+use topologies::deployment::denial_id;
 use topologies::profile::Profile;
 
 use super::sli::Curve;
@@ -43,12 +44,57 @@ pub struct Model {
     pub proposals: BTreeMap<Uuid, ProposalView>,
     /// Rollouts by deployment id.
     pub rollouts: BTreeMap<Uuid, RolloutView>,
-    /// Trust by component.
-    pub trust: BTreeMap<String, f64>,
+    /// The deny list, by service and digest.
+    pub barred: BTreeMap<(String, String), BarredView>,
+    /// What an approval has cleared, until it is known that it did.
+    clearing: Option<(u64, BarredView)>,
+    /// Trust by component, as it was last said.
+    pub trust: BTreeMap<String, TrustView>,
+    /// Configurations in force, by name.
+    pub configs: BTreeMap<String, ConfigView>,
+    /// A configuration that was folded last; the next entry says whether it took effect.
+    unsettled: Option<(u64, ConfigActivated)>,
     order: Vec<String>,
     /// The latest anomalies: what an incident that opens was opened for.
     anomalies: VecDeque<(Line, Signal, f64)>,
     requests: BTreeMap<Uuid, Option<String>>,
+}
+
+/// Trust in a component.
+#[derive(Debug, Clone)]
+pub struct TrustView {
+    /// 0–1.
+    pub trust: f64,
+    /// Weight of a playbook: it orders proposals and never passes a gate.
+    pub weight: Option<f64>,
+    /// Why it last changed.
+    pub why: String,
+    /// When.
+    pub at: Ns,
+}
+
+/// A release that may not run until a person clears it.
+#[derive(Debug, Clone)]
+pub struct BarredView {
+    /// Service on which it is barred.
+    pub service: String,
+    /// Its version.
+    pub version: String,
+    /// Its digest.
+    pub digest: String,
+    /// What it did.
+    pub why: String,
+    /// Since when.
+    pub at: Ns,
+}
+
+/// A configuration in force.
+#[derive(Debug, Clone)]
+pub struct ConfigView {
+    /// Running version of its name.
+    pub version: u64,
+    /// The entry.
+    pub seq: u64,
 }
 
 /// A service as it stands.
@@ -176,6 +222,7 @@ impl Model {
 
     /// Folds one entry.
     pub fn fold(&mut self, envelope: &Envelope, event: &Event) {
+        self.settle(Some((envelope, event)));
         self.since.get_or_insert(envelope.wall);
         self.wall = envelope.wall;
         let line = Line {
@@ -192,6 +239,7 @@ impl Model {
         self.fold_incident(envelope, event, &line);
         self.fold_proposal(envelope, event, &line);
         self.fold_service(envelope, event);
+        self.fold_denial(envelope, event);
         self.fold_node(event, &line);
     }
 
@@ -199,7 +247,14 @@ impl Model {
         if let Event::ModeChanged(it) = event {
             self.mode = Some((it.to, it.mode_epoch, it.cause.clone()));
         } else if let Event::KpiTrustUpdate(it) = event {
-            self.trust.insert(it.component.clone(), it.after);
+            let weight = it.skill_weights.iter().find(|of| of.name == it.component);
+            let view = TrustView {
+                trust: it.after,
+                weight: weight.map(|it| it.weight),
+                why: it.reason.clone(),
+                at: line.at,
+            };
+            self.trust.insert(it.component.clone(), view);
         } else if let Event::DeployState(it) = event {
             let rollout = self.rollouts.entry(it.deployment_id).or_insert_with(|| RolloutView {
                 state: it.clone(),
@@ -210,20 +265,74 @@ impl Model {
             rollout.state = it.clone();
             rollout.at = line.at;
             rollout.lines.push(line.clone());
+            self.bar(it, line);
         }
+    }
+
+    fn bar(&mut self, it: &DeployState, line: &Line) {
+        if !topologies::deployment::bars(it) {
+            return;
+        }
+        let digest = it.digest.clone().unwrap_or_default();
+        let rollout = &self.rollouts[&it.deployment_id];
+        let decided = rollout.lines.iter().rev().nth(1).map(|it| it.text.clone());
+        let view = BarredView {
+            service: it.service.clone(),
+            version: it.version.clone().unwrap_or_default(),
+            digest: digest.clone(),
+            why: decided.unwrap_or_else(|| line.text.clone()),
+            at: line.at,
+        };
+        self.barred.insert((it.service.clone(), digest), view);
+    }
+
+    /// An approval may name a denial. Where a fold refuses it, the denial stands.
+    fn fold_denial(&mut self, envelope: &Envelope, event: &Event) {
+        if let Event::ApprovalGiven(it) = event {
+            let named = |of: &&(String, String)| denial_id(&of.0, &of.1) == it.proposal_id;
+            let key = self.barred.keys().find(named).cloned();
+            let cleared = key.and_then(|key| self.barred.remove(&key));
+            self.clearing = cleared.map(|it| (envelope.seq, it));
+        } else if let Event::AnnotationAdded(_) = event
+            && let Cause::Derived { from, .. } = &envelope.cause
+            && let Some((_, it)) = self.clearing.take_if(|(seq, _)| seq == from)
+        {
+            self.barred.insert((it.service.clone(), it.digest.clone()), it);
+        }
+    }
+
+    /// Takes the last configuration over, unless what follows it is its refusal: the fold that
+    /// refuses one says so before anything else is said. `None` is the end of a batch.
+    pub fn settle(&mut self, next: Option<(&Envelope, &Event)>) {
+        let Some((seq, config)) = self.unsettled.take() else { return };
+        let is_refusal = |(envelope, event): (&Envelope, &Event)| {
+            let by_config = matches!(
+                &envelope.cause,
+                Cause::Derived { by, from, .. } if by == "config" && *from == seq
+            );
+            by_config && matches!(event, Event::AnnotationAdded(_))
+        };
+        if !next.is_some_and(is_refusal) {
+            self.configure(seq, &config);
+        }
+    }
+
+    fn configure(&mut self, seq: u64, config: &ConfigActivated) {
+        let body = config.body.as_deref().unwrap_or_default();
+        if config.name == "profile" {
+            self.profile = serde_json::from_str(body).ok();
+        } else if config.name == "signers" {
+            self.signers = serde_json::from_str(body).unwrap_or_default();
+        } else if let Some(name) = config.name.strip_prefix("service/") {
+            let service = self.services.entry(name.to_owned()).or_default();
+            service.config = serde_json::from_str(body).unwrap_or_default();
+        }
+        self.configs.insert(config.name.clone(), ConfigView { version: config.version, seq });
     }
 
     fn fold_service(&mut self, envelope: &Envelope, event: &Event) {
         if let Event::ConfigActivated(it) = event {
-            let body = it.body.as_deref().unwrap_or_default();
-            if it.name == "profile" {
-                self.profile = serde_json::from_str(body).ok();
-            } else if it.name == "signers" {
-                self.signers = serde_json::from_str(body).unwrap_or_default();
-            } else if let Some(name) = it.name.strip_prefix("service/") {
-                let service = self.services.entry(name.to_owned()).or_default();
-                service.config = serde_json::from_str(body).unwrap_or_default();
-            }
+            self.unsettled = Some((envelope.seq, it.clone()));
         } else if let Event::SloAnomalyDetected(it) = event {
             let service = self.services.entry(it.service.clone()).or_default();
             service.signals.insert(it.signal, (it.health_to, it.observed, envelope.wall));

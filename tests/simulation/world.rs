@@ -20,6 +20,7 @@ use state::memory::{Fault, MemoryLog};
 use state::{Log, Store};
 use topologies::config::{Host, Service, Signers};
 use topologies::profile::Profile;
+use topologies::rules::Rules;
 use topologies::testing::series;
 
 pub(crate) const HOST: &str = "h1";
@@ -171,6 +172,7 @@ impl World {
     fn configure(&mut self) {
         let keys = BTreeMap::from([(OPERATOR.to_owned(), self.operator.public())]);
         self.activate("signers", &Signers { keys });
+        self.activate("rules", &Rules::current());
         let sandbox = vec!["bwrap".to_owned()];
         let host = Host { host: HOST.to_owned(), key: self.runner.public(), sandbox };
         self.activate("runner/h1", &host);
@@ -193,18 +195,7 @@ impl World {
         let body = serde_json::to_string(body).unwrap();
         let version = self.versions.entry(name.to_owned()).or_default();
         *version += 1;
-        let mut config = ConfigActivated {
-            kind: ConfigKind::Policy,
-            name: name.to_owned(),
-            version: *version,
-            digest: ConfigActivated::digest_of(&body),
-            approved_by: OPERATOR.to_owned(),
-            audit_log_id: None,
-            body: Some(body),
-            signature: None,
-        };
-        let signed = self.operator.sign(CONFIG_DOMAIN, &config.statement());
-        config.signature = Some(signature_text(&signed));
+        let config = ConfigActivated::signed(name, *version, body, OPERATOR, &self.operator);
         self.send(&Input::new(human(), name, config));
     }
 

@@ -1,15 +1,26 @@
 //! The registry: what has been activated. Every other processor reads its numbers, services and
 //! signers here, as they stood at the place it folds.
+//!
+//! Invariants:
+//! - Once there are signers, only what one of them has signed takes effect; the first signers
+//!   are named by the node that creates the deployment.
+//! - Versions of a name rise, so a configuration that was signed once never comes back.
+//! - What is refused changes nothing, here and in every other processor, and is said.
+
+mod admission;
 
 use std::collections::BTreeMap;
 
-use schemas::event::{CONFIG_DOMAIN, ConfigActivated};
-use schemas::signature::{PublicKey, signature_from_text};
-use schemas::{Event, Kind};
+use schemars::JsonSchema;
+use schemas::event::ConfigActivated;
+use schemas::signature::PublicKey;
+use schemas::{Event, Kind, Ns};
 use serde::{Deserialize, Serialize};
 
 use crate::fold::{Folded, Output, Processor, View};
 use crate::profile::Profile;
+use crate::rules::{self, Rules};
+use crate::said;
 
 /// The processor.
 pub const PROCESSOR: Processor = Processor {
@@ -19,8 +30,11 @@ pub const PROCESSOR: Processor = Processor {
     step,
 };
 
+/// Names of a person's word for a playbook begin so. Persisted: frozen.
+pub const VOUCH: &str = "vouch/";
+
 /// A service under care. Body of `config.activated.v1` named `service/<name>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Service {
     /// Its name, unique in the deployment.
@@ -67,7 +81,7 @@ pub struct Service {
 }
 
 /// A release by digest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default, JsonSchema)]
 pub struct Release {
     /// Human version.
     pub version: String,
@@ -78,7 +92,7 @@ pub struct Release {
 }
 
 /// A virtual environment that can be rebuilt from the local wheel store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default, JsonSchema)]
 pub struct Environment {
     /// `venv`.
     pub kind: String,
@@ -107,56 +121,70 @@ pub struct Host {
     pub sandbox: Vec<String>,
 }
 
+/// A person's word for a playbook. Body of `config.activated.v1` named `vouch/<playbook>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vouch {
+    /// Service on which its latch is lifted too; empty is none.
+    pub service: String,
+    /// What was done about the cause.
+    pub reason: String,
+}
+
 fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     let Event::ConfigActivated(config) = entry.event else { return Vec::new() };
     let body = config.body.as_deref().unwrap_or_default();
-    if ConfigActivated::digest_of(body) != config.digest {
-        return Vec::new();
+    if let Err(why) = admission::admits(view, config, body) {
+        return why.map(|why| said::refusal(entry, PROCESSOR.name, why)).into_iter().collect();
     }
     let name = config.name.as_str();
-    if name == "signers" && !is_signed(view, config) {
-        return vec![refused(entry, config)];
-    }
     view.save(&format!("version/{name}"), &config.version);
+    view.save(&format!("at/{name}"), &entry.envelope.seq);
     if name == "profile" {
         keep::<Profile>(view, "profile", body);
     } else if name == "signers" {
         keep::<Signers>(view, "signers", body);
+    } else if name == rules::KEY {
+        if let Ok(Rules { version }) = serde_json::from_str(body) {
+            view.save(rules::KEY, &version);
+        }
     } else if name.starts_with("service/") {
         keep::<Service>(view, name, body);
     } else if name.starts_with("runner/") {
         keep::<Host>(view, name, body);
+    } else if name.starts_with(VOUCH) {
+        view.save(name, &entry.now());
     }
     Vec::new()
 }
 
-/// Whoever names the signers can approve and unfreeze: once there are signers, only one of
-/// them may name others. The first ones are named by the node that creates the deployment.
-fn is_signed(view: &View<'_>, config: &ConfigActivated) -> bool {
-    let known = signers(view);
-    if known.keys.is_empty() {
-        return true;
-    }
-    let signature = config.signature.as_deref().and_then(signature_from_text);
-    let (Some(signature), Some(key)) = (signature, known.keys.get(&config.approved_by)) else {
-        return false;
-    };
-    key.verify(CONFIG_DOMAIN, &config.statement(), &signature)
-}
-
-fn refused(entry: &Folded<'_>, config: &ConfigActivated) -> Output {
-    let why = format!(
-        "{} is no registered signer of these signers; nothing was changed",
-        config.approved_by
-    );
-    crate::said::refusal(entry, PROCESSOR.name, &why)
-}
-
-/// Keeps a body that reads as its type; the edge has refused any other with a sentence.
+/// Keeps a body that reads as its type.
 fn keep<T: serde::de::DeserializeOwned + Serialize>(view: &mut View<'_>, key: &str, body: &str) {
     if let Ok(value) = serde_json::from_str::<T>(body) {
         view.save(key, &value);
     }
+}
+
+/// The configuration that this entry has put in force; `None` where it is none or was refused.
+/// Whoever acts on a configuration asks here and not the entry.
+pub fn activated<'a>(view: &View<'_>, entry: &Folded<'a>) -> Option<&'a ConfigActivated> {
+    let Event::ConfigActivated(config) = entry.event else { return None };
+    // The first rules did not ask.
+    let asked = rules::are_second(view);
+    let at: Option<u64> = view.peek(PROCESSOR.name, &format!("at/{}", config.name));
+    (!asked || at == Some(entry.envelope.seq)).then_some(config)
+}
+
+/// Whether a configuration that is about to be folded takes effect: for what stands before this
+/// processor in the loop.
+pub fn takes_effect(view: &View<'_>, config: &ConfigActivated) -> bool {
+    let body = config.body.as_deref().unwrap_or_default();
+    !rules::are_second(view) || admission::admits(view, config, body).is_ok()
+}
+
+/// When a person last vouched for that playbook.
+pub fn vouched_at(view: &View<'_>, playbook: &str) -> Option<Ns> {
+    view.peek(PROCESSOR.name, &format!("{VOUCH}{playbook}"))
 }
 
 /// The active profile; before one is activated, the spec's numbers.

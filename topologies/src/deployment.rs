@@ -7,6 +7,8 @@
 //!   └─────────┴─► rejected: nothing was applied
 //! ```
 //!
+//! An operator may take a running rollout back at any moment before its commit (`abort`).
+//!
 //! One `deploy.state` for each step, with what was measured and a sentence why; one
 //! `l3.execution.result` at the end. The new version lives in the idle slot and serves users
 //! only by rings, after its mirrored answers have been compared; what ran before stays ready
@@ -24,6 +26,7 @@
 //!   runs again.
 //! - What a fold said never comes from outside: decisions count only from their processor.
 
+mod abort;
 mod gate;
 mod history;
 mod judge;
@@ -44,6 +47,7 @@ use schemas::{Event, Kind, Ns, Uuid};
 
 pub use history::{Denial, committed, denial, denial_id, is_denied, releases, was_committed};
 pub use turn::longest;
+pub use words::bars;
 
 use crate::config::{self, Release, Service};
 use crate::fold::{Folded, Output, Processor, View};
@@ -103,6 +107,10 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
         return judge::answered(view, now, result);
     }
     if let Event::ReleaseRequested(request) = entry.event {
+        if request.is_abort() {
+            let said = abort::take_back(view, now, request);
+            return said.unwrap_or_else(|why| vec![said::refusal(entry, NAME, why)]);
+        }
         view.save(&requested_key(proposal_id(request, entry.envelope.seq)), request);
     }
     if let Event::ApprovalGiven(approval) = entry.event {

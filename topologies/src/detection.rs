@@ -48,11 +48,10 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     if let Some(due) = entry.due {
         return woken(view, entry, due);
     }
-    if let Event::ConfigActivated(it) = entry.event {
-        if it.name.starts_with("service/") {
-            generic::classify_anew(view);
-        }
-        return Vec::new();
+    if let Some(it) = config::activated(view, entry)
+        && it.name.starts_with("service/")
+    {
+        generic::classify_anew(view);
     }
     let Event::TelemetrySealed(seal) = entry.event else { return Vec::new() };
     let points = generic::fold(view, entry.samples);

@@ -12,7 +12,7 @@ use schemas::{Event, Kind, Ns, Uuid};
 use serde::{Deserialize, Serialize};
 
 use crate::fold::{Folded, Output, Processor, View};
-use crate::{config, diagnosis, incidents, said};
+use crate::{config, diagnosis, incidents, rules, said};
 
 /// The processor.
 pub const PROCESSOR: Processor = Processor {
@@ -67,10 +67,11 @@ pub struct Corrective {
 }
 
 /// The open corrective entry of a trigger type. It closes with the profile under which it came
-/// about, because changing that is a person's signed decision.
+/// about, or when a person vouches for the playbook: both are a person's signed decision.
 pub fn corrective(view: &View<'_>, trigger_type: &str) -> Option<Corrective> {
     let entry: Corrective = view.peek(PROCESSOR.name, &format!("corrective/{trigger_type}"))?;
-    (entry.policy_version == config::policy_version(view)).then_some(entry)
+    let vouched = config::vouched_at(view, trigger_type).is_some_and(|it| it > entry.opened_at);
+    (entry.policy_version == config::policy_version(view) && !vouched).then_some(entry)
 }
 
 /// Something that ends in people.
@@ -167,10 +168,14 @@ fn escalate(view: &mut View<'_>, entry: &Folded<'_>, reached: Reached<'_>) -> Op
     view.save(&key, &case);
     let mut explanation = reached.explanation;
     if reached.recurs && opens_corrective(view, entry.now(), reached.trigger_type) {
+        let trigger_type = reached.trigger_type;
+        let until = match rules::are_second(view) {
+            true => format!("a person vouches for it (`healwright trust vouch {trigger_type}`)"),
+            false => "the profile is changed".to_owned(),
+        };
         explanation.push_str(&format!(
-            "; this is escalation {CORRECTIVE_AFTER} of {} within 7 days, so it only detects from \
-             now on, until the profile is changed",
-            reached.trigger_type
+            "; this is escalation {CORRECTIVE_AFTER} of {trigger_type} within 7 days, so it only \
+             detects from now on, until {until}"
         ));
     }
     let rule = reached.rule.as_bytes();

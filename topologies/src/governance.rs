@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fold::{Folded, Output, Processor, View};
 use crate::proposals::Case;
-use crate::{config, consensus, deployment, detection, execution, mode, proposals, said};
+use crate::{config, consensus, deployment, detection, execution, mode, proposals, rules, said};
 
 /// The processor.
 pub const PROCESSOR: Processor = Processor {
@@ -118,7 +118,11 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
         };
         return answer.map(say).into_iter().collect();
     } else if let Event::ReleaseRequested(request) = entry.event {
-        return vec![release(view, entry, request)];
+        // What takes a rollout back needs no permission: it only reduces.
+        return match request.is_abort() {
+            true => Vec::new(),
+            false => vec![release(view, entry, request)],
+        };
     } else if let Event::SloAnomalyDetected(anomaly) = entry.event
         && said::by(entry, detection::PROCESSOR.name)
         && anomaly.health_to == Health::Green
@@ -298,8 +302,7 @@ fn release(view: &mut View<'_>, entry: &Folded<'_>, request: &ReleaseRequested) 
     let compliance = 1.0 - failure_modes.len() as f64 / rules.len() as f64;
     let answer = if failure_modes.is_empty() {
         view.save(&policy::used_key(request), &entry.reference());
-        let run_cap = Ns::from_ms(config::profile(view).run_cap_ms);
-        let answer = Answer::approved("operator", entry.now() + run_cap);
+        let answer = Answer::approved("operator", entry.now() + longest(view));
         answer.with_ballot(&request.requested_by, ApprovalVerdict::Approve)
     } else {
         Answer { compliance, ..Answer::rejected(failure_modes) }
@@ -307,7 +310,18 @@ fn release(view: &mut View<'_>, entry: &Folded<'_>, request: &ReleaseRequested) 
     output(view, entry, id, request.digest.clone(), None, answer)
 }
 
-fn signed(view: &View<'_>, request: &ReleaseRequested) -> policy::Rule {
+/// How long the permission for a rollout lasts: as long as every stage may take. Under the first
+/// rules it was the cap of a repair, which ended slow rollouts early.
+fn longest(view: &View<'_>) -> Ns {
+    let profile = config::profile(view);
+    if rules::are_second(view) {
+        return deployment::longest(&profile);
+    }
+    Ns::from_ms(profile.run_cap_ms)
+}
+
+/// Whether a registered signer has signed this request, or why that does not hold.
+pub(crate) fn signed(view: &View<'_>, request: &ReleaseRequested) -> Result<(), String> {
     let by = &request.requested_by;
     let signers = config::signers(view).keys;
     let key = signers.get(by).ok_or_else(|| format!("{by:?} is no registered signer"))?;

@@ -23,6 +23,7 @@ pub mod mode;
 pub mod playbooks;
 pub mod profile;
 pub mod proposals;
+pub mod rules;
 pub mod said;
 pub mod stats;
 #[doc(hidden)]

@@ -1,10 +1,11 @@
 //! The numbers. `production` is the spec's; `local` is what `demo` and `watch` activate
 //! (spec 00 §2). A profile is a `config.activated.v1` named `profile`; its body is this, as JSON.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Every number that a fold may use and that an operator may want to change.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Profile {
     /// `production`, `local` or an operator's own name.

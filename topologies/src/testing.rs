@@ -15,9 +15,10 @@ use schemas::telemetry::Columns;
 use schemas::{Actor, ActorKind, Cause, Envelope, Event, Hash, Kind, Ns, Stream, Uuid};
 
 use crate::fold::{Folded, Output, Processor, SAID_BYTES_MAX, Store, View};
+use crate::{config, rules};
 
 pub use describe::describe;
-pub use feed::series;
+pub use feed::{OPERATOR, operator, series};
 
 /// Where the story begins: a Monday at ten, inside the working hours of `production`.
 pub const START: &str = "2026-03-02T10:00:00Z";
@@ -106,11 +107,24 @@ pub struct Bench {
     telemetry: u64,
     records: Vec<Record>,
     quiet: Vec<Kind>,
+    /// Versions of configurations that were activated here.
+    versions: BTreeMap<String, u64>,
 }
 
 impl Bench {
-    /// A bench at [`START`] with these processors in this order.
+    /// A bench at [`START`] with these processors in this order, under the current rules.
     pub fn new(processors: &[Processor]) -> Self {
+        Bench::under_rules(processors, rules::CURRENT)
+    }
+
+    /// The same under the rules of another program.
+    pub fn under_rules(processors: &[Processor], version: u32) -> Self {
+        let mut bench = Bench::bare(processors);
+        bench.view(config::PROCESSOR.name).save(rules::KEY, &version);
+        bench
+    }
+
+    fn bare(processors: &[Processor]) -> Self {
         let start: Ns = START.parse().expect("START is RFC 3339");
         Bench {
             processors: processors.to_vec(),
@@ -122,6 +136,7 @@ impl Bench {
             telemetry: 0,
             records: Vec::new(),
             quiet: vec![Kind::Tick, Kind::TelemetrySealed],
+            versions: BTreeMap::new(),
         }
     }
 

@@ -20,8 +20,9 @@ use schemas::event::{ConfigActivated, Health, Pattern};
 use schemas::{Event, Kind, Ns, Uuid};
 use serde::{Deserialize, Serialize};
 
+use crate::config::{self, Vouch};
 use crate::fold::{Folded, Output, Processor, View};
-use crate::{config, detection, mode, said};
+use crate::{detection, mode, said};
 
 pub use gate::{Budget, budget};
 
@@ -145,6 +146,11 @@ pub fn latched(view: &View<'_>, service: &str) -> Vec<(String, u32)> {
     effects.map(|(name, it)| (name, it.ineffective)).filter(|(_, n)| *n >= limit).collect()
 }
 
+/// Repairs in a row of `service` by `playbook` that had no lasting effect.
+pub fn ineffective(view: &View<'_>, service: &str, playbook: &str) -> u32 {
+    gate_of(view, service).effects.get(playbook).map_or(0, |it| it.ineffective)
+}
+
 fn gate_of(view: &View<'_>, service: &str) -> Gate {
     view.peek(PROCESSOR.name, &format!("service/{service}")).unwrap_or_default()
 }
@@ -173,7 +179,7 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
         if said::by(entry, mode::PROCESSOR.name) && changed.to.allows_action() {
             return again(view, entry, "", |it| it == WaitsFor::Mode);
         }
-    } else if let Event::ConfigActivated(activated) = entry.event {
+    } else if let Some(activated) = config::activated(view, entry) {
         return configured(view, entry, activated);
     }
     Vec::new()
@@ -197,6 +203,9 @@ fn configured(view: &mut View<'_>, entry: &Folded<'_>, activated: &ConfigActivat
     if activated.name == "profile" {
         return again(view, entry, "", |it| it == WaitsFor::Person);
     }
+    if let Some(playbook) = activated.name.strip_prefix(config::VOUCH) {
+        return vouched(view, entry, playbook, activated);
+    }
     let Some(service) = activated.name.strip_prefix("service/") else { return Vec::new() };
     let mut gate = gate_of(view, service);
     if gate.config == activated.digest {
@@ -206,6 +215,24 @@ fn configured(view: &mut View<'_>, entry: &Folded<'_>, activated: &ConfigActivat
     gate.effects.clear();
     save_gate(view, service, &gate);
     again(view, entry, service, |it| it == WaitsFor::Person)
+}
+
+/// A person has done something about the cause and answers for the playbook: on the service
+/// that is named its latch is lifted, and what waited for a person is looked at again.
+fn vouched(
+    view: &mut View<'_>,
+    entry: &Folded<'_>,
+    playbook: &str,
+    activated: &ConfigActivated,
+) -> Vec<Output> {
+    let body = activated.body.as_deref().unwrap_or_default();
+    let Vouch { service, .. } = serde_json::from_str(body).unwrap_or_default();
+    if !service.is_empty() {
+        let mut gate = gate_of(view, &service);
+        gate.effects.remove(playbook);
+        save_gate(view, &service, &gate);
+    }
+    again(view, entry, &service, |it| it == WaitsFor::Person)
 }
 
 /// Looks again at causes that were held, of `service` or, where that is empty, of all. A cause

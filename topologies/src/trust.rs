@@ -8,13 +8,16 @@
 //! - Only outcomes that execution or deployment derived count; a copy from outside never does.
 //! - An outcome counts once, and one that nobody knows counts not at all.
 //! - Trust stays within `FLOOR` and 1.
+//! - Trust says how much a component may do alone, and never that it may not be asked for: the
+//!   way back is successes that a person has approved, or a person's signed word.
 
 use std::collections::BTreeMap;
 
-use schemas::event::{KpiTrustUpdate, L3ExecutionResult, L3Outcome, SkillWeight};
+use schemas::event::{ConfigActivated, KpiTrustUpdate, L3ExecutionResult, L3Outcome, SkillWeight};
 use schemas::{Event, Kind, Ns};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Vouch;
 use crate::fold::{Folded, Output, Processor, View};
 use crate::{config, deployment, execution, playbooks, proposals, said};
 
@@ -40,6 +43,9 @@ const IDLE_DAYS_HALF_LIFE: u64 = 7;
 const HALF_LIFE_DAYS: f64 = 30.0;
 /// The reason under which a profile vouches for its components: no idle decay (spec 00 §2).
 const VOUCHED: &str = "vouched_by_operator";
+
+/// Where a component stands that an operator vouches for (spec 00 §2).
+const VOUCHED_TRUST: f64 = 0.80;
 
 /// What is known of a component.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,12 +91,12 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     if let Event::L3ExecutionResult(result) = entry.event {
         return judge(view, entry, result).into_iter().collect();
     }
-    if let Event::ConfigActivated(activated) = entry.event
-        && activated.name == "profile"
-    {
+    let Some(activated) = config::activated(view, entry) else { return Vec::new() };
+    if activated.name == "profile" {
         return start(view, entry);
     }
-    Vec::new()
+    let vouched = activated.name.strip_prefix(config::VOUCH);
+    vouched.map(|name| vouch(view, entry, name, activated)).into_iter().collect()
 }
 
 /// A profile sets where components without a history start. What was earned stays; what was
@@ -103,7 +109,8 @@ fn start(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     for name in names {
         let mut component = known(view, name).unwrap_or_else(|| Component::new(START, entry.now()));
         let before = component.trust;
-        if component.attempts == 0 || vouched && before < start {
+        let untried = component.attempts == 0 && config::vouched_at(view, name).is_none();
+        if untried || vouched && before < start {
             component.trust = start;
         }
         keep(view, name, &component, &profile.trust_start_reason);
@@ -116,6 +123,57 @@ fn start(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
         }
     }
     said
+}
+
+/// A person answers for a component. It then stands where a profile that vouches would start it;
+/// what it earned beyond that stays.
+fn vouch(
+    view: &mut View<'_>,
+    entry: &Folded<'_>,
+    name: &str,
+    activated: &ConfigActivated,
+) -> Output {
+    let profile = config::profile(view);
+    let mut component =
+        known(view, name).unwrap_or_else(|| Component::new(profile.trust_start, entry.now()));
+    let before = component.trust;
+    component.trust = before.max(VOUCHED_TRUST);
+    component.judged_at = entry.now();
+    component.idle_days = 0;
+    keep(view, name, &component, &profile.trust_start_reason);
+    let body = activated.body.as_deref().unwrap_or_default();
+    let Vouch { reason, .. } = serde_json::from_str(body).unwrap_or_default();
+    let reason = format!("{VOUCHED}: {} says {reason}", activated.approved_by);
+    update(view, name, before, reason, BTreeMap::new())
+}
+
+/// Where a playbook stands with the gate of unattended action, as the end of a sentence, and
+/// what changes that.
+pub(crate) fn standing(view: &View<'_>, playbook: &str) -> String {
+    let (trust, minimum) = (of(view, playbook), config::profile(view).trust_min);
+    if trust >= minimum {
+        return format!(
+            "; trust in {playbook} fell to {trust:.2}, and it acts alone from {minimum:.2} on"
+        );
+    }
+    let n_more = successes_until(trust, minimum);
+    format!(
+        "; trust in {playbook} fell to {trust:.2}, and below {minimum:.2} a person approves what it \
+         proposes: {n_more} approved repairs that help raise it again, or \
+         `healwright trust vouch {playbook}`"
+    )
+}
+
+/// Successes in a row that raise `trust` to `minimum`; at most 100 are counted.
+pub fn successes_until(trust: f64, minimum: f64) -> u32 {
+    let mut reached = trust;
+    (0..100)
+        .find(|_| {
+            let enough = reached >= minimum;
+            reached += ALPHA * (1.0 - reached);
+            enough
+        })
+        .unwrap_or(100)
 }
 
 /// Keeps a component and, unless the operator vouches for it, the day on which it decays.

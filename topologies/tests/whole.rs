@@ -12,7 +12,7 @@ use schemas::signature::{KeyPair, signature_text};
 use schemas::{Event, Kind, Ns};
 use topologies::config::{Environment, Host, Service, Signers};
 use topologies::profile::Profile;
-use topologies::testing::{Bench, series};
+use topologies::testing::{Bench, OPERATOR, operator, series};
 use topologies::{PROCESSORS, detection, incidents};
 
 /// What is wrong with the simulated process.
@@ -52,8 +52,7 @@ impl World {
         ];
         let mut bench = Bench::new(PROCESSORS).quiet(&quiet);
         let runner = KeyPair::from_seed(&[2; 32]);
-        let operator = KeyPair::from_seed(&[1; 32]).public();
-        let keys = BTreeMap::from([("alice".to_owned(), operator)]);
+        let keys = BTreeMap::from([(OPERATOR.to_owned(), operator().public())]);
         bench.activate("signers", &Signers { keys });
         let sandbox = vec!["bwrap".to_owned()];
         let host = Host { host: "box".to_owned(), key: runner.public(), sandbox };

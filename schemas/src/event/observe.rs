@@ -123,7 +123,7 @@ pub struct ChangeObserved {
     pub at: Option<Ns>,
 }
 
-/// An operator wants a release rolled out.
+/// An operator wants a release rolled out, or the rollout of one taken back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseRequested {
     /// Service to change.
@@ -134,7 +134,7 @@ pub struct ReleaseRequested {
     pub digest: String,
     /// Name of the operator.
     pub requested_by: String,
-    /// `blue_green`.
+    /// `blue_green`, or [`ReleaseRequested::ABORT`].
     pub strategy: String,
     /// Human version, `1.1.0`.
     #[serde(default)]
@@ -142,4 +142,20 @@ pub struct ReleaseRequested {
     /// The operator's signature ([`ReleaseRequested::statement`]), 128 hex digits.
     #[serde(default)]
     pub signature: Option<String>,
+    /// Tells a second deliberate request from a repeat of the first. Since the second form.
+    #[serde(default)]
+    pub nonce: Option<String>,
+    /// Why, in the operator's words. Since the second form.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+impl ReleaseRequested {
+    /// The strategy that takes the running rollout of this digest back. Persisted: frozen.
+    pub const ABORT: &str = "abort";
+
+    /// Whether it takes a rollout back.
+    pub fn is_abort(&self) -> bool {
+        self.strategy == Self::ABORT
+    }
 }

@@ -2,9 +2,10 @@
 //! order of the schema. The signature field itself is never part of it.
 
 use super::{
-    ApprovalGiven, ConfigActivated, FreezeCommand, ReleaseRequested, RemediationProposed,
-    RunnerResult,
+    ApprovalGiven, ConfigActivated, ConfigKind, FreezeCommand, ReleaseRequested,
+    RemediationProposed, RunnerResult,
 };
+use crate::signature::{KeyPair, signature_text};
 use crate::wire::Writer;
 use crate::{Hash, avro};
 
@@ -59,6 +60,10 @@ impl ReleaseRequested {
         out.text(&self.service).text(&self.artifact_ref).text(&self.digest);
         out.text(&self.requested_by).text(&self.strategy);
         out.option_text(self.version.as_deref());
+        // Requests of the first form had neither, and their signatures still verify.
+        if self.nonce.is_some() || self.reason.is_some() {
+            out.option_text(self.nonce.as_deref()).option_text(self.reason.as_deref());
+        }
         out.0
     }
 }
@@ -69,6 +74,22 @@ impl ConfigActivated {
         let mut out = Writer::default();
         out.text(self.kind.as_str()).text(&self.name).u64(self.version).text(&self.digest);
         out.0
+    }
+
+    /// A configuration that `by` has signed.
+    pub fn signed(name: &str, version: u64, body: String, by: &str, key: &KeyPair) -> Self {
+        let mut config = ConfigActivated {
+            kind: ConfigKind::Policy,
+            name: name.to_owned(),
+            version,
+            digest: ConfigActivated::digest_of(&body),
+            approved_by: by.to_owned(),
+            audit_log_id: None,
+            body: Some(body),
+            signature: None,
+        };
+        config.signature = Some(signature_text(&key.sign(CONFIG_DOMAIN, &config.statement())));
+        config
     }
 
     /// The digest that belongs to `body`.

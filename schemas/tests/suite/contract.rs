@@ -304,3 +304,42 @@ fn a_configuration_is_signed_by_its_digest() {
     assert_eq!(ConfigActivated::digest_of(body).len(), "sha256:".len() + 64);
     assert_ne!(ConfigActivated::digest_of(body), ConfigActivated::digest_of("{}"));
 }
+
+/// What a release request was before it had a nonce, as journals hold it.
+const FORMER_RELEASE: &str = "\
+c301bf95846f4cf13f0b10636865636b6f75743e6c6f63616c3a2f2f72656c65\
+617365732f636865636b6f75742f312e312e308e017368613235363a30623932\
+3964646161633133643134666265306165626431613439313839386237633435\
+35323863333439633538363135663265333638363236303565376439106f7065\
+7261746f7214626c75655f677265656e020a312e312e30028002363934633234\
+6334323966396266366633353865663064306332373662326135333437356334\
+6433303333613333383133663866336264393533383261623331653063343864\
+6565343037663865363365616638376632326232343734616363323762333731\
+3930303365616436663233636239633637616638653638333936";
+
+#[test]
+fn a_release_request_of_the_first_form_reads_and_is_signed_as_before() {
+    let bytes: Vec<u8> = (0..FORMER_RELEASE.len() / 2)
+        .map(|at| u8::from_str_radix(&FORMER_RELEASE[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    let Ok(Event::ReleaseRequested(former)) = Event::decode(Kind::ReleaseRequested, &bytes) else {
+        panic!("the first form is not read");
+    };
+    assert_eq!((&former.nonce, &former.reason), (&None, &None));
+    assert_eq!(former.version.as_deref(), Some("1.1.0"));
+    let mut signed = schemas::wire::Writer::default();
+    signed.text(&former.service).text(&former.artifact_ref).text(&former.digest);
+    signed.text(&former.requested_by).text(&former.strategy).option_text(Some("1.1.0"));
+    assert_eq!(former.statement(), signed.0);
+}
+
+#[test]
+fn two_deliberate_requests_of_one_release_are_signed_apart() {
+    let Event::ReleaseRequested(one) = crate::golden::event(Kind::ReleaseRequested) else {
+        unreachable!()
+    };
+    let other = ReleaseRequested { nonce: Some("another".to_owned()), ..one.clone() };
+    let without = ReleaseRequested { nonce: None, reason: None, ..one.clone() };
+    assert_ne!(one.statement(), other.statement());
+    assert_ne!(one.statement(), without.statement());
+}

@@ -6,9 +6,9 @@ use schemas::event::{Check, CheckStatus, Outcome, RemediationProposed, Vote, Vot
 use crate::config;
 use crate::fold::View;
 use crate::playbooks::{self, Playbook};
-use crate::{deployment, trust};
+use crate::{deployment, rules, trust};
 
-/// Trust from which an author's proposal is approved (spec 50 §2).
+/// Trust from which the first rules approved an author's proposal (spec 50 §2).
 const TRUST_APPROVES: f64 = 0.8;
 /// Trust from which it is looked at; below it is rejected.
 const TRUST_REVIEWS: f64 = 0.5;
@@ -24,13 +24,23 @@ fn vote(voter: Voter, verdict: Outcome, confidence: f64, reasons: Vec<String>) -
     Vote { voter, verdict, confidence, reasons }
 }
 
-/// Preconditions, digest history and blast radius first; then the trust of the author, which is
-/// the playbook.
+/// Preconditions, digest history and blast radius (spec 00 §2: where nothing new is built, the
+/// rule voter checks these instead). How far a playbook is trusted is no question of whether the
+/// step is right: policy asks it, and a person may answer (decision 0009).
 pub(super) fn rule(view: &View<'_>, proposal: &RemediationProposed) -> Vote {
     let broken = broken_preconditions(view, proposal);
     if !broken.is_empty() {
         return vote(Voter::Rule, Outcome::Reject, 0.90, broken);
     }
+    if rules::are_second(view) {
+        let reasons = vec![format!("the preconditions of {} hold", proposal.playbook)];
+        return vote(Voter::Rule, Outcome::Accept, 0.85, reasons);
+    }
+    by_trust(view, proposal)
+}
+
+/// The first rules: the trust of the author, which is the playbook.
+fn by_trust(view: &View<'_>, proposal: &RemediationProposed) -> Vote {
     let (author, trust) = (&proposal.playbook, trust::of(view, &proposal.playbook));
     let (verdict, confidence, what) = if trust >= TRUST_APPROVES {
         (Outcome::Accept, 0.85, "is enough: approve")

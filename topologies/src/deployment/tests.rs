@@ -1,6 +1,7 @@
 //! What the rollouts of this module are held to. Everything is folded by the real processor;
 //! only the world around it is simulated.
 
+mod aborts;
 mod acceptance;
 mod simulation;
 mod stories;

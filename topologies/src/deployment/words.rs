@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::event::{CheckStatus, RunnerResult};
+use schemas::event::{CheckStatus, DeployPhase, DeployState, RunnerResult};
 use schemas::{Ns, event::Check};
 
 use super::gate::{Pair, Signal, bound};
@@ -13,6 +13,9 @@ use super::rollout::Rollout;
 use super::stage::{Sort, Stage};
 use crate::profile::Profile;
 use crate::said;
+
+/// Ends the last sentence of a rollout whose release is barred. Persisted: frozen.
+const BARRED: &str = " is barred until a person clears it";
 
 /// What was measured so far, by name. A figure without measurements is absent, not zero.
 pub(super) fn deltas(rollout: &Rollout) -> BTreeMap<String, f64> {
@@ -153,11 +156,16 @@ pub(super) fn red_check(checks: &BTreeMap<String, Check>) -> Option<String> {
     Some(format!("{name} {verdict}: {}", check.detail))
 }
 
+/// Whether a rollout that ended so has put its release on the deny list.
+pub fn bars(state: &DeployState) -> bool {
+    state.state == DeployPhase::RolledBack && state.reason.ends_with(BARRED)
+}
+
 /// The way back in a sentence, once it is proven.
 pub(super) fn restored(rollout: &Rollout, took: Ns) -> String {
     let back = &rollout.back_to;
     let barred = if rollout.is_denied {
-        format!("; {} is barred until a person clears it", rollout.release.version)
+        format!("; {}{BARRED}", rollout.release.version)
     } else {
         String::new()
     };

@@ -7,7 +7,7 @@ use schemas::{Event, Ns, Uuid};
 use serde::{Deserialize, Serialize};
 
 use crate::fold::{Folded, View};
-use crate::{deployment, detection, execution, said};
+use crate::{config, deployment, detection, execution, said};
 
 /// Changes that are remembered of one service.
 const CHANGES_MAX: usize = 6;
@@ -71,7 +71,7 @@ pub(super) fn take(view: &mut View<'_>, entry: &Folded<'_>) {
             };
             view.save(&key(&service), &facts);
         }
-    } else if let Some((service, change)) = change(entry) {
+    } else if let Some((service, change)) = change(view, entry) {
         let mut facts = of(view, &service);
         facts.changes.push(change);
         facts.changes.sort_by_key(|it| it.at);
@@ -104,7 +104,7 @@ fn anomaly(view: &mut View<'_>, entry: &Folded<'_>, it: &SloAnomalyDetected) {
 }
 
 /// The change that an entry speaks of.
-fn change(entry: &Folded<'_>) -> Option<(String, Change)> {
+fn change(view: &View<'_>, entry: &Folded<'_>) -> Option<(String, Change)> {
     let reference = entry.reference();
     if let Event::ChangeObserved(it) = entry.event {
         let at = it.at.unwrap_or_else(|| entry.now()).min(entry.now());
@@ -132,7 +132,7 @@ fn change(entry: &Folded<'_>) -> Option<(String, Change)> {
         let change = Change { kind: ChangeKind::Deploy, at: entry.now(), reference, sentence };
         return Some((it.service.clone(), change));
     }
-    let Event::ConfigActivated(it) = entry.event else { return None };
+    let it = config::activated(view, entry)?;
     let service = it.name.strip_prefix("service/")?;
     // The first version is its registration.
     if it.version < 2 {

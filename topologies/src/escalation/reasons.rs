@@ -8,7 +8,8 @@ use schemas::{Event, Uuid};
 
 use super::{Case, Climbs, Reached, incident_key, ladder};
 use crate::fold::{Folded, View};
-use crate::{consensus, diagnosis, execution, governance, proposals, said, triggers};
+use crate::{config, consensus, diagnosis, execution, governance, proposals, rules, said};
+use crate::{triggers, trust};
 
 /// From this class on a person acts, and nobody else.
 const CLASS_CRITICAL: u8 = 6;
@@ -195,7 +196,24 @@ fn executed<'a>(view: &mut View<'_>, result: &L3ExecutionResult) -> Option<Reach
         reached.reason = EscalationReason::ValidationFailed;
         reached.rule = format!("validation/{}", result.proposal_id);
         reached.climbs = Climbs::One;
-        reached.recurs = true;
+        if rules::are_second(view) {
+            // The latch counts repairs without effect; what recurs is a brake that people got.
+            reached.explanation.push_str(&trust::standing(view, &case.proposal.playbook));
+            reached.explanation.push_str(&latch(view, &case));
+        } else {
+            reached.recurs = true;
+        }
     }
     Some(reached)
+}
+
+/// How near the playbook's latch on this service is.
+fn latch(view: &View<'_>, case: &proposals::Case) -> String {
+    let (service, playbook) = (&case.raised.service, &case.proposal.playbook);
+    let n = triggers::ineffective(view, service, playbook);
+    let limit = config::profile(view).latch_after;
+    if n < limit {
+        return format!("; {n} of {limit} repairs without effect until it is latched on {service}");
+    }
+    format!("; after {n} repairs without effect it is latched on {service}")
 }

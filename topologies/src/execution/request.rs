@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use schemas::event::{
-    Binding, Check, CheckStatus, GovernanceDecision, L3Outcome, Preflight, Rollback, RunnerRequest,
-    SandboxResult, Sign,
+    Binding, Check, CheckStatus, GovernanceDecision, Health, L3Outcome, Preflight, Rollback,
+    RunnerRequest, SandboxResult, Sign,
 };
 use schemas::{Ns, Uuid};
 
@@ -13,7 +13,7 @@ use super::{Run, Stage, begun, end, run_key};
 use crate::fold::{Folded, Output, View};
 use crate::playbooks::Playbook;
 use crate::proposals::{self, Case};
-use crate::{config, detection, mode, said};
+use crate::{config, detection, mode, rules, said};
 
 /// Sandbox kind where none took part.
 const NO_SANDBOX: &str = "none";
@@ -131,8 +131,16 @@ fn may_act(
     if config::host(view, &run.host).is_none() {
         return Err(format!("no runner is registered for host {:?}", run.host));
     }
-    if detection::health(view, &run.service).is_some_and(|it| it.is_green()) {
+    let health = detection::health(view, &run.service);
+    if health.as_ref().is_some_and(|it| it.is_green()) {
         return Err(format!("{} is well again without it", run.service));
+    }
+    let is_unknown = health.is_none_or(|it| it.colour == Health::Unknown);
+    if is_unknown && rules::are_second(view) {
+        return Err(format!(
+            "nothing is known of {} now, and what is unknown is no reason to act",
+            run.service
+        ));
     }
     Ok(epoch)
 }

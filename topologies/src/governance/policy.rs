@@ -6,15 +6,18 @@ use schemas::{Ns, Uuid};
 use crate::config;
 use crate::consensus::{self, Votes};
 use crate::fold::View;
+use crate::profile::Profile;
 use crate::proposals::Case;
 use crate::triggers;
-use crate::{deployment, mode, said, trust};
+use crate::{deployment, mode, rules, said, trust};
 
 /// A rule that holds, or the sentence that says how it is broken.
 pub(super) type Rule = Result<(), String>;
 
 /// Confidence of the votes below which nothing is unattended (spec 50 §7, spec 30 §4).
 const DECISION_CONFIDENCE_MIN: f64 = 0.78;
+/// Trust above which a component acts alone at all, whatever the profile asks (spec 90 §1).
+const TRUST_ALONE: f64 = 0.7;
 /// Longest run of an unattended action (spec 50 §8).
 const RUN_CAP: Ns = Ns::from_s(600);
 /// Classes from here on are never acted on by anything but a person.
@@ -91,11 +94,7 @@ pub(super) fn unattended(
             DECISION_CONFIDENCE_MIN,
             "confidence of the votes",
         ),
-        at_least(
-            trust::of(view, &proposal.playbook),
-            profile.trust_min,
-            &format!("trust in {}", proposal.playbook),
-        ),
+        trusted(view, &profile, &proposal.playbook),
         in_window(now, profile.window_hours),
         in_rate(view, now, case),
         no_duplicate(view, now, case),
@@ -103,6 +102,15 @@ pub(super) fn unattended(
             format!("runs of up to {} need a person", said::span(Ns::from_ms(profile.run_cap_ms)))
         }),
     ]
+}
+
+/// Whether the playbook may act alone.
+fn trusted(view: &View<'_>, profile: &Profile, playbook: &str) -> Rule {
+    let (trust, minimum) = (trust::of(view, playbook), profile.trust_min);
+    rule(trust >= minimum, || format!("trust in {playbook} {trust:.2} is below {minimum:.2}"))?;
+    rule(trust > TRUST_ALONE || !rules::are_second(view), || {
+        format!("trust in {playbook} {trust:.2} is not above {TRUST_ALONE:.2}")
+    })
 }
 
 /// Whether tick time lies on a weekday within the hours, in UTC: a fold knows no time zone.
@@ -158,10 +166,15 @@ pub(super) fn release_rules(
             format!("{service:?} is not under care; `healwright watch` takes it under care")
         }),
         rule(denial.is_none(), || {
-            let why = denial.map(|it| it.reason).unwrap_or_default();
+            let (version, why) =
+                denial.map(|it| (it.release.version, it.reason)).unwrap_or_default();
+            let clear = match rules::are_second(view) {
+                true => format!("release clear {service} {version}"),
+                false => "approve".to_owned(),
+            };
             format!(
                 "{digest} is on the deny list of {service} ({why}); a signer's `healwright \
-                     approve` clears it"
+                     {clear}` clears it"
             )
         }),
         rule(!deployment::running(view, service), || {
@@ -172,9 +185,13 @@ pub(super) fn release_rules(
         rule(!serving, || format!("{digest} is what {service} already runs")),
         rule(used.is_none(), || {
             let at = used.unwrap_or_default();
+            let again = match rules::are_second(view) {
+                true => "`healwright release start` signs another",
+                false => "ask again under another version text",
+            };
             format!(
                 "this very request was carried out before ({at}), and a signature counts once; \
-                 ask again under another version text"
+                 {again}"
             )
         }),
     ]

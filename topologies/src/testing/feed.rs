@@ -2,10 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use schemas::event::{ConfigActivated, ConfigKind, Series, TelemetrySample};
+use schemas::event::{ConfigActivated, Series, TelemetrySample};
+use schemas::signature::KeyPair;
 use serde::Serialize;
 
 use super::{Bench, Record};
+
+/// Who activates what a bench activates.
+pub const OPERATOR: &str = "alice";
+
+/// The key of [`OPERATOR`].
+pub fn operator() -> KeyPair {
+    KeyPair::from_seed(&[1; 32])
+}
 
 /// A series of `service` with `labels`.
 pub fn series(service: &str, key: &str, labels: &[(&str, &str)]) -> Series {
@@ -19,30 +28,13 @@ pub fn series(service: &str, key: &str, labels: &[(&str, &str)]) -> Series {
 }
 
 impl Bench {
-    /// Activates `body` under `name`, as its first version.
+    /// Activates `body` under `name`, signed by the [`operator`], as its next version.
     pub fn activate(&mut self, name: &str, body: &impl Serialize) -> Vec<Record> {
-        self.activate_version(name, body, 1)
-    }
-
-    /// Activates `body` under `name` in that version.
-    pub fn activate_version(
-        &mut self,
-        name: &str,
-        body: &impl Serialize,
-        version: u64,
-    ) -> Vec<Record> {
         let body = serde_json::to_string(body).expect("configuration has a JSON form");
-        let activated = ConfigActivated {
-            kind: ConfigKind::Policy,
-            name: name.to_owned(),
-            version,
-            digest: ConfigActivated::digest_of(&body),
-            approved_by: "ops".to_owned(),
-            audit_log_id: None,
-            body: Some(body),
-            signature: None,
-        };
-        self.input("ops", name, activated)
+        let version = self.versions.entry(name.to_owned()).or_default();
+        *version += 1;
+        let activated = ConfigActivated::signed(name, *version, body, OPERATOR, &operator());
+        self.input(OPERATOR, name, activated)
     }
 
     /// Seals one sample for each series, all measured now.

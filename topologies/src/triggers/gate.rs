@@ -8,7 +8,7 @@ use crate::config::{self, Service};
 use crate::fold::{Folded, Output, View};
 use crate::playbooks::{self, Playbook};
 use crate::profile::Profile;
-use crate::{escalation, mode, said};
+use crate::{escalation, mode, rules, said};
 
 /// How a service's budget of attempts stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +144,7 @@ fn rule(
     };
     let playbook: &Playbook = playbook;
     only_detects(view, profile, playbook, raised)
-        .or_else(|| brakes(profile, &service, gate, now, playbook))
+        .or_else(|| brakes(view, profile, &service, gate, now, playbook))
         .or_else(|| cools(gate, now, playbook, name))
         .or_else(|| ceilings(profile, open, playbook))
         .unwrap_or_else(|| fires(profile, &service, gate, now, open, playbook))
@@ -171,9 +171,13 @@ fn only_detects(
         return Some(Ruling::not_fired(name, reason));
     }
     if let Some(corrective) = escalation::corrective(view, name) {
+        let what_now = match rules::are_second(view) {
+            true => format!("vouch for it with `healwright trust vouch {name}`"),
+            false => "change the profile".to_owned(),
+        };
         let reason = format!(
             "detect_only: {name} was escalated {} times within 7 days and only detects since {}; \
-             remove the cause and change the profile",
+             remove the cause and {what_now}",
             corrective.recurrence_count, corrective.opened_at
         );
         return Some(Ruling::not_fired(name, reason));
@@ -194,6 +198,7 @@ fn only_detects(
 /// The budget of the service and the latch of the playbook. Both are named where both hold,
 /// because lifting one of them would not help.
 fn brakes(
+    view: &View<'_>,
     profile: &Profile,
     service: &Service,
     gate: &Gate,
@@ -217,9 +222,13 @@ fn brakes(
     }
     let ineffective = ineffective(gate, playbook);
     if ineffective >= profile.latch_after {
+        let vouch = match rules::are_second(view) {
+            true => format!(", or `healwright trust vouch {} --service {name}`", playbook.name),
+            false => String::new(),
+        };
         reasons.push(format!(
             "latched: {ineffective} repairs of {name} by {} had no lasting effect; a changed \
-             configuration of {name} lifts it",
+             configuration of {name} lifts it{vouch}",
             playbook.name
         ));
     }

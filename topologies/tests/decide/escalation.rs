@@ -111,7 +111,7 @@ fn the_third_spent_budget_of_a_trigger_makes_it_detect_only_until_a_person_decid
         spend(&mut world, service);
     }
     let why = expect![
-        "level 4 budget_ceiling: budget spent: 1 of 1 attempts for c in 10 min; the next one is possible at 2026-03-02T10:10:04Z, or raise it with `healwright watch --budget` or `attempts_max` of the configuration; this is escalation 3 of restart_service within 7 days, so it only detects from now on, until the profile is changed"
+        "level 4 budget_ceiling: budget spent: 1 of 1 attempts for c in 10 min; the next one is possible at 2026-03-02T10:10:04Z, or raise it with `healwright watch --budget` or `attempts_max` of the configuration; this is escalation 3 of restart_service within 7 days, so it only detects from now on, until a person vouches for it (`healwright trust vouch restart_service`)"
     ];
     why.assert_eq(&world.last(Kind::HealEscalated));
     let open = escalation::corrective(&world.bench.view("escalation"), "restart_service");
@@ -119,12 +119,28 @@ fn the_third_spent_budget_of_a_trigger_makes_it_detect_only_until_a_person_decid
     world.service("d");
     world.hang("d");
     let why = expect![
-        "not_fired: detect_only: restart_service was escalated 3 times within 7 days and only detects since 2026-03-02T10:00:06Z; remove the cause and change the profile"
+        "not_fired: detect_only: restart_service was escalated 3 times within 7 days and only detects since 2026-03-02T10:00:06Z; remove the cause and vouch for it with `healwright trust vouch restart_service`"
     ];
     why.assert_eq(&world.verdict());
     // Changing the profile is a person's decision, and what waited for one is looked at again.
     world.activate("profile", &Profile { attempts_max: 2, debounce_ms: 0, ..Profile::local() });
     assert_eq!(world.open(), 2, "as many as the ceiling lets");
+}
+
+#[test]
+fn a_person_s_word_for_a_playbook_ends_its_corrective_entry() {
+    let mut world = short_budget();
+    for service in ["a", "b", "c"] {
+        spend(&mut world, service);
+    }
+    world.service("d");
+    world.hang("d");
+    assert_eq!(world.evaluation().verdict.as_str(), "not_fired");
+    world.bench.advance(1_000);
+    world.vouch("restart_service", "");
+    let open = escalation::corrective(&world.bench.view("escalation"), "restart_service");
+    assert_eq!(open, None);
+    assert_eq!(world.open(), 1, "what waited for a person is tried; the others have no budget");
 }
 
 #[test]

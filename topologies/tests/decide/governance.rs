@@ -6,7 +6,7 @@ use schemas::event::{
     RunnerStatus,
 };
 use schemas::signature::{KeyPair, signature_text};
-use schemas::{Event, Kind, Ns};
+use schemas::{Event, Kind};
 use topologies::config::{Environment, Service};
 use topologies::governance;
 use topologies::profile::Profile;
@@ -268,7 +268,7 @@ fn a_review_is_withdrawn_when_the_service_is_well_again() {
     assert_eq!(world.open(), 0);
 }
 
-fn asked(world: &World, version: &str) -> ReleaseRequested {
+pub fn asked(world: &World, version: &str) -> ReleaseRequested {
     let it = release("api", version);
     let mut request = ReleaseRequested {
         service: "api".to_owned(),
@@ -278,6 +278,8 @@ fn asked(world: &World, version: &str) -> ReleaseRequested {
         strategy: "blue_green".to_owned(),
         version: Some(version.to_owned()),
         signature: None,
+        nonce: None,
+        reason: None,
     };
     let signature = world.operator.sign(RELEASE_DOMAIN, &request.statement());
     request.signature = Some(signature_text(&signature));
@@ -286,10 +288,15 @@ fn asked(world: &World, version: &str) -> ReleaseRequested {
 
 fn shop() -> World {
     let mut world = World::local();
+    shop_in(&mut world);
+    world
+}
+
+/// A proxied service with a release.
+pub fn shop_in(world: &mut World) {
     let proxy = "127.0.0.1:0".to_owned();
     let first = Some(release("api", "1.0.0"));
     world.configured(Service { proxy, release: first, ..named("api") });
-    world
 }
 
 #[test]
@@ -304,7 +311,10 @@ fn a_release_runs_by_its_operator_s_signature() {
         unreachable!()
     };
     assert_eq!(it.plan_digest.as_ref(), Some(&request.digest));
-    assert_eq!(it.expires_at, Some(world.bench.now() + Ns::from_s(600)));
+    assert_eq!(
+        it.expires_at,
+        Some(world.bench.now() + topologies::deployment::longest(&Profile::local()))
+    );
     assert_eq!(world.request().ops, ["sandbox:api"]);
     world.bench.input(OPERATOR, "api", request);
     let again = expect![[

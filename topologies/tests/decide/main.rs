@@ -11,11 +11,13 @@
 )]
 
 mod adversary;
+mod configuration;
 mod escalation;
 mod execution;
 mod governance;
 mod mode;
 mod replays;
+mod rules;
 mod stories;
 mod triggers;
 mod trust;

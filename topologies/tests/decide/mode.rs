@@ -273,7 +273,9 @@ fn only_a_signer_names_signers() {
     assert_eq!(config::signers(&world.bench.view("test")), known);
     check_note(
         &world,
-        expect![["alice is no registered signer of these signers; nothing was changed"]],
+        expect![[
+            "configuration signers version 2 changes nothing: the signature is not alice's over it"
+        ]],
     );
     world.operator = theirs;
     world.activate("signers", &Signers { keys: keys.clone() });

@@ -191,9 +191,9 @@ fn three_ineffective_repairs_latch_the_playbook_until_the_configuration_changes(
         world.see("api", "red");
     }
     world.suspect("api", Pattern::CodeBugs, 0.8);
-    let why = expect![[
-        r#"over_budget: latched: 3 repairs of api by restart_service had no lasting effect; a changed configuration of api lifts it"#
-    ]];
+    let why = expect![
+        "over_budget: latched: 3 repairs of api by restart_service had no lasting effect; a changed configuration of api lifts it, or `healwright trust vouch restart_service --service api`"
+    ];
     why.assert_eq(&world.verdict());
     assert_eq!(
         triggers::latched(&world.bench.view("triggers"), "api"),

@@ -10,14 +10,14 @@ use schemas::event::*;
 use schemas::signature::{KeyPair, signature_text};
 use schemas::{Cause, Event, Kind, Ns};
 use serde::Serialize;
-use topologies::config::{Host, Release, Service, Signers};
+use topologies::config::{Host, Release, Service, Signers, VOUCH, Vouch};
 use topologies::detection::{self, Phase, ServiceHealth};
 use topologies::profile::Profile;
 use topologies::testing::{Bench, Record, id};
 use topologies::{Folded, Output, Processor, View};
 use topologies::{
-    config, consensus, deployment, escalation, execution, governance, mode, proposals, triggers,
-    trust,
+    config, consensus, deployment, escalation, execution, governance, mode, proposals, rules,
+    triggers, trust,
 };
 
 pub const HOST: &str = "box";
@@ -160,9 +160,14 @@ impl World {
     }
 
     pub fn under(profile: Profile) -> Self {
+        World::under_rules(profile, rules::CURRENT)
+    }
+
+    /// The same world as an older program's journal holds it.
+    pub fn under_rules(profile: Profile, version: u32) -> Self {
         let quiet = [Kind::ChangeObserved, Kind::ConfigActivated];
         let mut world = World {
-            bench: Bench::new(PROCESSORS).quiet(&quiet),
+            bench: Bench::under_rules(PROCESSORS, version).quiet(&quiet),
             operator: KeyPair::from_seed(&[1; 32]),
             runner: KeyPair::from_seed(&[2; 32]),
             n: 0,
@@ -185,19 +190,15 @@ impl World {
         let body = serde_json::to_string(body).unwrap();
         let version = self.versions.entry(name.to_owned()).or_default();
         *version += 1;
-        let mut activated = ConfigActivated {
-            kind: ConfigKind::Policy,
-            name: name.to_owned(),
-            version: *version,
-            digest: ConfigActivated::digest_of(&body),
-            approved_by: OPERATOR.to_owned(),
-            audit_log_id: None,
-            body: Some(body),
-            signature: None,
-        };
-        let signature = self.operator.sign(CONFIG_DOMAIN, &activated.statement());
-        activated.signature = Some(signature_text(&signature));
+        let activated = ConfigActivated::signed(name, *version, body, OPERATOR, &self.operator);
         self.bench.input(OPERATOR, name, activated)
+    }
+
+    /// The operator's signed word for a playbook.
+    pub fn vouch(&mut self, playbook: &str, service: &str) -> Vec<Record> {
+        let reason = "the disk was full and is not any more".to_owned();
+        let word = Vouch { service: service.to_owned(), reason };
+        self.activate(&format!("{VOUCH}{playbook}"), &word)
     }
 
     /// Takes a service under care and sees it well.

@@ -9,9 +9,9 @@ use serde_json::json;
 use super::full;
 use super::traffic::{BAD, BASELINE_FAILS, Behaviour, SAME};
 use super::world::{Answer, World};
-use crate::config;
-use crate::deployment::NAME;
+use crate::deployment::{NAME, longest};
 use crate::profile::Profile;
+use crate::{config, rules};
 
 #[test]
 fn rings_5_25_50_100() {
@@ -136,4 +136,38 @@ fn a_candidate_that_games_the_shadow_is_rolled_back_within_60s() {
             assert!(back - live < 60.0, "seed {seed}: {phases:?}");
         }
     }
+}
+
+/// Traffic that grows thin while a production rollout goes on, so that every stage takes its
+/// time. Governance's own permission covers it to the end; a permission as long as a repair may
+/// take, which the first rules gave, ends it half-way.
+#[test]
+fn a_slow_production_rollout_is_permitted_to_its_end() {
+    let production = Profile { window_hours: None, ..Profile::production() };
+    let roll_out = |version| {
+        let governance = crate::governance::PROCESSOR;
+        let mut world = World::under(3, &production, SAME, governance, version);
+        world.release("1.1.0");
+        loop {
+            let ring = world.phases().last().map_or(0, |it| it.1);
+            world.requests_per_s = match ring {
+                0 => 100,
+                5 => 28,
+                25 => 6,
+                50 => 3,
+                _ => 4,
+            };
+            if let Some(end) = world.until_ended(1_000) {
+                let took = world.phases().last().map_or(0.0, |it| it.2);
+                return (end.outcome, took, World::reason(&end).to_owned());
+            }
+        }
+    };
+    let (outcome, took, why) = roll_out(rules::CURRENT);
+    assert_eq!(outcome, L3Outcome::Promoted, "{why}");
+    assert!(took > production.run_cap_ms as f64 / 1_000.0, "it was slow: {took} s");
+    assert!(took < longest(&production).as_s());
+    let (outcome, _, why) = roll_out(rules::FIRST);
+    assert_eq!(outcome, L3Outcome::RolledBack);
+    assert_eq!(why, "the permission for this rollout ends before it is done");
 }

@@ -21,6 +21,9 @@ pub(super) const GOVERNANCE: Processor = Processor {
 
 fn approve(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     let Event::ReleaseRequested(request) = entry.event else { return Vec::new() };
+    if request.is_abort() {
+        return Vec::new();
+    }
     let proposal_id = proposal_id(request, entry.envelope.seq);
     let decision = GovernanceDecision {
         decision_id: proposal_id,

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use schemas::event::{
-    ChangeKind, ChangeObserved, Check, ConfigActivated, ConfigKind, FREEZE_DOMAIN, FreezeCommand,
-    FreezeVerb, L3ExecutionResult, RESULT_DOMAIN, ReleaseRequested, RunnerRequest, RunnerResult,
-    RunnerStatus, TelemetrySample,
+    ChangeKind, ChangeObserved, Check, ConfigActivated, FREEZE_DOMAIN, FreezeCommand, FreezeVerb,
+    L3ExecutionResult, RELEASE_DOMAIN, RESULT_DOMAIN, ReleaseRequested, RunnerRequest,
+    RunnerResult, RunnerStatus, TelemetrySample,
 };
 use schemas::signature::{KeyPair, signature_text};
 use schemas::{Event, Kind, Uuid};
@@ -19,7 +19,7 @@ use super::traffic::{BASELINE_FAILS, Behaviour, Chance, Rows, SAME};
 use crate::deployment::{NAME, PROCESSOR, is_denied};
 use crate::profile::Profile;
 use crate::testing::Bench;
-use crate::{config, mode};
+use crate::{Processor, config, mode, rules};
 
 pub(super) const GOOD: &str = "sha256:1.0.0";
 pub(super) const NEXT: &str = "sha256:1.1.0";
@@ -56,13 +56,27 @@ pub(super) struct World {
     due: Vec<(u64, RunnerResult)>,
     load_left: u64,
     ms: u64,
+    n_asked: u64,
+    versions: BTreeMap<String, u64>,
 }
 
 impl World {
     pub(super) fn new(seed: u64, profile: &Profile, behaviour: Behaviour) -> Self {
+        World::under(seed, profile, behaviour, GOVERNANCE, rules::CURRENT)
+    }
+
+    /// A world in which `governance` decides, under those rules.
+    pub(super) fn under(
+        seed: u64,
+        profile: &Profile,
+        behaviour: Behaviour,
+        governance: Processor,
+        version: u32,
+    ) -> Self {
         let processors =
-            [config::PROCESSOR, mode::PROCESSOR, DETECTION, GOVERNANCE, PROCESSOR, EXECUTION];
-        let bench = Bench::new(&processors).quiet(&[Kind::ConfigActivated, Kind::RunnerResult]);
+            [config::PROCESSOR, mode::PROCESSOR, DETECTION, governance, PROCESSOR, EXECUTION];
+        let bench = Bench::under_rules(&processors, version)
+            .quiet(&[Kind::ConfigActivated, Kind::RunnerResult]);
         let mut world = World {
             bench,
             behaviour,
@@ -80,6 +94,8 @@ impl World {
             due: Vec::new(),
             load_left: 0,
             ms: 0,
+            n_asked: 0,
+            versions: BTreeMap::new(),
         };
         let runner = world.runner.public();
         world.configure("signers", &json!({"keys": {"ann": world.operator.public()}}));
@@ -110,30 +126,41 @@ impl World {
 
     pub(super) fn configure(&mut self, name: &str, body: &serde_json::Value) {
         let body = body.to_string();
-        let config = ConfigActivated {
-            kind: ConfigKind::Policy,
-            name: name.to_owned(),
-            version: 1,
-            digest: ConfigActivated::digest_of(&body),
-            approved_by: "ann".to_owned(),
-            audit_log_id: None,
-            body: Some(body),
-            signature: None,
-        };
+        let version = self.versions.entry(name.to_owned()).or_default();
+        *version += 1;
+        let config = ConfigActivated::signed(name, *version, body, "ann", &self.operator);
         self.bench.input("ann", "deployment", config);
     }
 
     pub(super) fn release(&mut self, version: &str) {
-        let request = ReleaseRequested {
+        let request = self.asked_for(version, "blue_green");
+        self.bench.input("ann", "shop", request);
+    }
+
+    /// The operator stops the rollout of `version`.
+    pub(super) fn abort(&mut self, version: &str) {
+        let request = self.asked_for(version, ReleaseRequested::ABORT);
+        self.bench.input("ann", "shop", request);
+    }
+
+    /// A request that the operator has signed.
+    pub(super) fn asked_for(&mut self, version: &str, strategy: &str) -> ReleaseRequested {
+        self.n_asked += 1;
+        let stops = strategy == ReleaseRequested::ABORT;
+        let mut request = ReleaseRequested {
             service: "shop".to_owned(),
             artifact_ref: format!("local://releases/shop/{version}"),
             digest: format!("sha256:{version}"),
             requested_by: "ann".to_owned(),
-            strategy: "blue_green".to_owned(),
+            strategy: strategy.to_owned(),
             version: Some(version.to_owned()),
             signature: None,
+            nonce: Some(format!("n{}", self.n_asked)),
+            reason: stops.then(|| "the wrong branch".to_owned()),
         };
-        self.bench.input("ann", "shop", request);
+        let signature = self.operator.sign(RELEASE_DOMAIN, &request.statement());
+        request.signature = Some(signature_text(&signature));
+        request
     }
 
     pub(super) fn freeze(&mut self) {

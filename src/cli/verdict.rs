@@ -1,0 +1,56 @@
+//! What the folds said to something that was just journaled. An input and its consequences stand
+//! in one batch, so once its place is known, so is the answer.
+
+use anyhow::Context as _;
+use schemas::event::{AnnotationKind, Decision};
+use schemas::{Cause, Entry, Event};
+use serde_json::Value;
+
+use crate::session::Session;
+
+/// Why what `answer` gives the place of changes nothing; `None` where it took effect.
+///
+/// # Errors
+/// The journal cannot be read.
+pub fn refusal(session: &Session, answer: &Value) -> anyhow::Result<Option<String>> {
+    first_of(session, answer, |event| refused(event).or_else(|| denied(event)))
+}
+
+/// The same of somebody's no, which policy takes by rejecting: only a no that did not count is
+/// a refusal.
+///
+/// # Errors
+/// As [`refusal`].
+pub fn refusal_of_a_no(session: &Session, answer: &Value) -> anyhow::Result<Option<String>> {
+    first_of(session, answer, refused)
+}
+
+fn first_of(
+    session: &Session,
+    answer: &Value,
+    no: impl Fn(&Event) -> Option<String>,
+) -> anyhow::Result<Option<String>> {
+    let place = answer["place"].as_str().unwrap_or_default();
+    let Some(seq) = place.rsplit('/').next().and_then(|it| it.parse::<u64>().ok()) else {
+        return Ok(None);
+    };
+    session.refresh()?;
+    let batches = session.log()?.read(seq, 1).context("reading what came of it")?;
+    let derived = batches.iter().flat_map(|it| &it.entries).filter(|it| is_from(it, seq));
+    Ok(derived.filter_map(|it| it.event().ok()).find_map(|it| no(&it)))
+}
+
+fn is_from(entry: &Entry, seq: u64) -> bool {
+    matches!(&entry.envelope.cause, Cause::Derived { from, .. } if *from == seq)
+}
+
+/// A fold's refusal is an annotation on what it refuses.
+fn refused(event: &Event) -> Option<String> {
+    let Event::AnnotationAdded(it) = event else { return None };
+    (it.kind == AnnotationKind::Correction).then(|| it.data.clone())
+}
+
+fn denied(event: &Event) -> Option<String> {
+    let Event::GovernanceDecision(it) = event else { return None };
+    (it.decision == Decision::Rejected).then(|| it.failure_modes.join("; "))
+}
