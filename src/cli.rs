@@ -1,5 +1,5 @@
 //! The command line: what can be asked for, declared once. Help, completions and the manual
-//! derive from this file.
+//! derive from these declarations; those of a noun with many verbs stand beside what they do.
 
 pub mod act;
 pub mod config;
@@ -12,6 +12,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use release::Release;
+pub use trust::Trust;
 
 /// Heals services by itself, and proves afterwards what it did, why, and that it was allowed to.
 #[derive(Debug, Parser)]
@@ -257,80 +260,6 @@ pub struct Approve {
     /// Print the plan and the digest that would be signed
     #[arg(long)]
     pub dry_run: bool,
-}
-
-/// `healwright release`.
-#[derive(Debug, Subcommand)]
-pub enum Release {
-    /// Request a rollout
-    Start {
-        /// Service to change
-        service: String,
-        /// Version, as imported into the store
-        version: String,
-        /// Print what would be signed
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Stop the running rollout; what ran before serves again
-    Abort {
-        /// Service whose rollout it is
-        service: String,
-        /// Why, for the audit
-        #[arg(long, default_value = "", value_name = "TEXT")]
-        reason: String,
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
-    },
-    /// Take a release off the deny list, by your signature
-    Clear {
-        /// Service on which it is barred
-        service: String,
-        /// Version, as `release status` names it
-        version: String,
-        /// What was found out about it, for the audit
-        #[arg(long, value_name = "TEXT")]
-        reason: String,
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
-    },
-    /// Rollouts and the deny list
-    Status {
-        /// Only this service
-        service: Option<String>,
-    },
-    /// Sign a directory as an artifact and put it into the local store
-    Import {
-        /// Service it belongs to
-        service: String,
-        /// Version to call it
-        version: String,
-        /// Directory with the files
-        dir: PathBuf,
-    },
-}
-
-/// `healwright trust`.
-#[derive(Debug, Subcommand)]
-pub enum Trust {
-    /// Each playbook, and what it may do without a person
-    List,
-    /// Answer for a playbook with a signature, once its cause is dealt with
-    Vouch {
-        /// Playbook, as `trust list` names it
-        playbook: String,
-        /// Lift its latch on this service too
-        #[arg(long, value_name = "NAME")]
-        service: Option<String>,
-        /// What was done about the cause, for the audit
-        #[arg(long, value_name = "TEXT")]
-        reason: String,
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
-    },
 }
 
 /// `healwright change`.

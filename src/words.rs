@@ -29,7 +29,9 @@ pub fn sentence(event: &Event) -> String {
         }
         Event::ReleaseRequested(it) => {
             let version = it.version.as_deref().unwrap_or(&it.digest);
-            format!("{} asks for {} {version}", it.requested_by, it.service)
+            let verb = if it.is_abort() { "stops the rollout of" } else { "asks for" };
+            let why = it.reason.as_deref().map_or_else(String::new, |why| format!(": {why}"));
+            format!("{} {verb} {} {version}{why}", it.requested_by, it.service)
         }
         Event::SloAnomalyDetected(it) => anomaly(it),
         Event::RcaHypothesis(it) => format!(

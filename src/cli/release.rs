@@ -1,17 +1,72 @@
 //! `healwright release`: import, start, abort, clear, status.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use clap::Subcommand;
 use runner::store::{ArtifactKind, Draft, Store};
 use schemas::event::{ApprovalVerdict, DeployPhase, ReleaseRequested};
 use serde_json::json;
 use topologies::deployment;
 
-use super::{Form, Release, act, verdict};
+use super::{Form, act, verdict};
 use crate::out::{Out, local_time};
 use crate::projection::BarredView;
 use crate::session::Session;
+
+/// `healwright release`.
+#[derive(Debug, Subcommand)]
+pub enum Release {
+    /// Request a rollout
+    Start {
+        /// Service to change
+        service: String,
+        /// Version, as imported into the store
+        version: String,
+        /// Print what would be signed
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Stop the running rollout; what ran before serves again
+    Abort {
+        /// Service whose rollout it is
+        service: String,
+        /// Why, for the audit
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        reason: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Take a release off the deny list, by your signature
+    Clear {
+        /// Service on which it is barred
+        service: String,
+        /// Version, as `release status` names it
+        version: String,
+        /// What was found out about it, for the audit
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Rollouts and the deny list
+    Status {
+        /// Only this service
+        service: Option<String>,
+    },
+    /// Sign a directory as an artifact and put it into the local store
+    Import {
+        /// Service it belongs to
+        service: String,
+        /// Version to call it
+        version: String,
+        /// Directory with the files
+        dir: PathBuf,
+    },
+}
 
 /// Runs one of the release commands.
 ///
@@ -20,74 +75,78 @@ use crate::session::Session;
 pub fn run(session: &Session, out: Out, command: &Release) -> anyhow::Result<bool> {
     match command {
         Release::Start { service, version, dry_run } => {
-            let reference = reference(service, version);
-            let store = Store::open(&session.layout().runner().join("store"))?;
-            let digest = store.resolve(&reference).with_context(|| {
-                format!(
-                    "{reference} is not in the store; `healwright release import` puts it there"
-                )
-            })?;
-            let digest = digest.to_digest();
-            if *dry_run {
-                match out.form {
-                    Form::Json => out.json(&json!({
-                        "schema": "healwright.release.plan.v1", "service": service,
-                        "version": version, "artifact_ref": reference, "digest": digest,
-                    })),
-                    Form::Table => {
-                        out.line(&format!("would sign: {service} {version} {digest}"));
-                    }
-                }
-                return Ok(true);
-            }
-            start(session, out, asked(service, version, &digest, "blue_green"))
+            start(session, out, service, version, *dry_run)
         }
         Release::Abort { service, reason, yes } => abort(session, out, service, reason, *yes),
         Release::Clear { service, version, reason, yes } => {
-            let projection = session.projection()?;
-            let barred = projection.model().barred.clone();
-            let found = barred.into_values().find(|it| {
-                it.service == *service && (it.version == *version || it.digest == *version)
-            });
-            match found {
-                Some(it) => clear(session, out, &it, reason, *yes),
-                None => {
-                    let why = format!(
-                        "{version} is not on the deny list of {service}; `healwright release \
-                         status {service}` shows it"
-                    );
-                    out.error("refused", &why);
-                    Ok(false)
-                }
-            }
+            clear(session, out, (service, version), reason, *yes)
         }
         Release::Status { service } => status(session, out, service.as_deref()),
-        Release::Import { service, version, dir } => {
-            if !dir.is_dir() {
-                bail!("{} is no directory", dir.display());
-            }
-            let key = session.keys().operator()?;
-            let store = Store::open(&session.layout().runner().join("store"))?;
-            let reference = reference(service, version);
-            let draft = Draft {
-                reference: &reference,
-                kind: ArtifactKind::Release,
-                name: service,
-                version,
-                attributes: BTreeMap::new(),
-                dir,
-            };
-            let digest = store.import(&draft, &key)?.to_digest();
-            if out.form == Form::Json {
-                let answer = json!({ "schema": "healwright.artifact.v1",
-                                      "artifact_ref": reference, "digest": digest });
-                out.json(&answer);
-            } else {
-                out.line(&format!("{reference} is {digest}"));
-            }
-            Ok(true)
-        }
+        Release::Import { service, version, dir } => import(session, out, service, version, dir),
     }
+}
+
+fn start(
+    session: &Session,
+    out: Out,
+    service: &str,
+    version: &str,
+    dry_run: bool,
+) -> anyhow::Result<bool> {
+    let reference = reference(service, version);
+    let store = Store::open(&session.layout().runner().join("store"))?;
+    let digest = store.resolve(&reference).with_context(|| {
+        format!("{reference} is not in the store; `healwright release import` puts it there")
+    })?;
+    let digest = digest.to_digest();
+    if dry_run {
+        match out.form {
+            Form::Json => out.json(&json!({
+                "schema": "healwright.release.plan.v1", "service": service,
+                "version": version, "artifact_ref": reference, "digest": digest,
+            })),
+            Form::Table => out.line(&format!("would sign: {service} {version} {digest}")),
+        }
+        return Ok(true);
+    }
+    let answer = act::release(session, asked(service, version, &digest, "blue_green"))?;
+    if let Some(why) = verdict::refusal(session, &answer)? {
+        out.error("refused", &why);
+        return Ok(false);
+    }
+    let follow = format!("requested; follow it with: healwright release status {service}");
+    act::told(out, &answer, &follow);
+    Ok(true)
+}
+
+fn import(
+    session: &Session,
+    out: Out,
+    service: &str,
+    version: &str,
+    dir: &Path,
+) -> anyhow::Result<bool> {
+    if !dir.is_dir() {
+        bail!("{} is no directory", dir.display());
+    }
+    let key = session.keys().operator()?;
+    let store = Store::open(&session.layout().runner().join("store"))?;
+    let reference = reference(service, version);
+    let draft = Draft {
+        reference: &reference,
+        kind: ArtifactKind::Release,
+        name: service,
+        version,
+        attributes: BTreeMap::new(),
+        dir,
+    };
+    let digest = store.import(&draft, &key)?.to_digest();
+    match out.form {
+        Form::Json => out.json(&json!({ "schema": "healwright.artifact.v1",
+                                        "artifact_ref": reference, "digest": digest })),
+        Form::Table => out.line(&format!("{reference} is {digest}")),
+    }
+    Ok(true)
 }
 
 /// A request before it is signed.
@@ -103,18 +162,6 @@ fn asked(service: &str, version: &str, digest: &str, strategy: &str) -> ReleaseR
         nonce: None,
         reason: None,
     }
-}
-
-fn start(session: &Session, out: Out, request: ReleaseRequested) -> anyhow::Result<bool> {
-    let service = request.service.clone();
-    let answer = act::release(session, request)?;
-    if let Some(why) = verdict::refusal(session, &answer)? {
-        out.error("refused", &why);
-        return Ok(false);
-    }
-    let follow = format!("requested; follow it with: healwright release status {service}");
-    act::told(out, &answer, &follow);
-    Ok(true)
 }
 
 /// Stops the rollout that runs now. What runs is named by its digest, so that a request which
@@ -161,19 +208,30 @@ fn abort(
 fn clear(
     session: &Session,
     out: Out,
-    barred: &BarredView,
+    (service, named): (&str, &str),
     reason: &str,
     yes: bool,
 ) -> anyhow::Result<bool> {
-    let BarredView { service, version, digest, why, .. } = barred;
+    let projection = session.projection()?;
+    let barred = projection.model().barred.clone();
+    let is_named = |it: &BarredView| it.version == named || it.digest == named;
+    let found = barred.into_values().find(|it| it.service == service && is_named(it));
+    let Some(BarredView { version, digest, why, .. }) = found else {
+        let why = format!(
+            "{named} is not on the deny list of {service}; `healwright release status {service}` \
+             shows it"
+        );
+        out.error("refused", &why);
+        return Ok(false);
+    };
     out.remark(&format!("{service} {version} is barred: {why}"));
     if !yes && !act::confirm(&format!("take {service} {version} off the deny list?"))? {
         out.remark("it stays barred");
         return Ok(false);
     }
-    let id = deployment::denial_id(service, digest);
+    let id = deployment::denial_id(service, &digest);
     let approve = ApprovalVerdict::Approve;
-    let answer = act::sign(session, id, digest, approve, reason)?;
+    let answer = act::sign(session, id, &digest, approve, reason)?;
     if let Some(why) = verdict::refusal(session, &answer)? {
         out.error("refused", &why);
         return Ok(false);

@@ -1,6 +1,7 @@
 //! `healwright trust`: how much each playbook may do alone, and a person's word for one.
 
 use anyhow::{Context as _, bail};
+use clap::Subcommand;
 use schemas::event::ConfigActivated;
 use serde_json::json;
 use topologies::config::{VOUCH, Vouch};
@@ -8,12 +9,33 @@ use topologies::playbooks::{self, Playbook};
 use topologies::profile::Profile;
 use topologies::trust;
 
-use super::{Form, Trust, act, verdict};
+use super::{Form, act, verdict};
 use crate::config::nearest;
 use crate::node::OPERATOR;
 use crate::out::{Out, local_time};
 use crate::projection::Model;
 use crate::session::Session;
+
+/// `healwright trust`.
+#[derive(Debug, Subcommand)]
+pub enum Trust {
+    /// Each playbook, and what it may do without a person
+    List,
+    /// Answer for a playbook with a signature, once its cause is dealt with
+    Vouch {
+        /// Playbook, as `trust list` names it
+        playbook: String,
+        /// Lift its latch on this service too
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// What was done about the cause, for the audit
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
 
 /// Runs one of the trust commands.
 ///

@@ -17,7 +17,10 @@ pub fn describe(event: &Event) -> String {
         Event::ConfigActivated(it) => format!("{} version {}", it.name, it.version),
         Event::TelemetrySample(it) => format!("{} samples of {}", it.value.len(), it.source),
         Event::ChangeObserved(it) => format!("{} {}: {}", it.kind, it.version, it.summary),
-        Event::ReleaseRequested(it) => format!("{} by {}", it.artifact_ref, it.requested_by),
+        Event::ReleaseRequested(it) => {
+            let what = if it.is_abort() { "stop " } else { "" };
+            format!("{what}{} by {}", it.artifact_ref, it.requested_by)
+        }
         Event::SloAnomalyDetected(it) => anomaly(it),
         Event::RcaHypothesis(it) => hypothesis(it),
         Event::HealTriggerEvaluated(it) => trigger(it),

@@ -241,7 +241,7 @@ fn repairs_that_fail_cost_trust_then_a_person_s_consent_then_the_playbook_on_tha
             8.500 runner.result          box          failed: the command was not found
             8.500 l3.execution.result    p1           rejected: not done: the command was not found
             8.500 kpi.trust.update       restart_service restart_service 0.800 → 0.720: not done: the command was not found
-            8.500 heal.escalated         inc-api      level 1 validation_failed: not done: the command was not found; trust in restart_service fell to 0.72 and may act alone from 0.72; 1 of 3 repairs without effect until it is latched on api
+            8.500 heal.escalated         inc-api      level 1 validation_failed: not done: the command was not found; trust in restart_service fell to 0.72, and it acts alone from 0.72 on; 1 of 3 repairs without effect until it is latched on api
            16.000 slo.anomaly.detected   api          heartbeat red → red critical: 3 against 3 in 1 s (probe)
            16.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
            16.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 2 of 10 in 10 min; open are 0 of 2 of this type and 0 of 8 in all

@@ -169,7 +169,7 @@ fn a_failed_repair_says_what_it_cost_and_what_is_left() {
     world.service("api");
     fail(&mut world, "api");
     let first = expect![
-        "level 1 validation_failed: not done: the command was not found; trust in restart_service fell to 0.72 and may act alone from 0.72; 1 of 3 repairs without effect until it is latched on api"
+        "level 1 validation_failed: not done: the command was not found; trust in restart_service fell to 0.72, and it acts alone from 0.72 on; 1 of 3 repairs without effect until it is latched on api"
     ];
     first.assert_eq(&world.last(Kind::HealEscalated));
     fail(&mut world, "api");
@@ -200,7 +200,7 @@ fn approved_repairs_that_help_bring_a_playbook_back() {
         // A repair that lasted ends the row of ineffective ones.
         world.bench.advance(15_000);
         world.hang("api");
-        assert_eq!(world.last(Kind::GovernanceDecision).starts_with("needs_review"), true, "{n}");
+        assert!(world.last(Kind::GovernanceDecision).starts_with("needs_review"), "{n}");
         world.approve();
         world.answer(RunnerStatus::Success, "restarted");
         world.recover("api");
