@@ -158,8 +158,8 @@ pub(crate) fn standing(view: &View<'_>, playbook: &str) -> String {
     }
     let n_more = successes_until(trust, minimum);
     format!(
-        "; trust in {playbook} fell to {trust:.2}, and below {minimum:.2} a person approves what it \
-         proposes: {n_more} approved repairs that help raise it again, or \
+        "; trust in {playbook} fell to {trust:.2}, and below {minimum:.2} a person approves what \
+         it proposes: {n_more} approved repairs that help raise it again, or \
          `healwright trust vouch {playbook}`"
     )
 }
