@@ -66,6 +66,10 @@ pub struct HeadCosigned {
     pub witness: String,
     /// Its cosignature line (C2SP tlog-cosignature).
     pub cosignature: String,
+    /// The owner's signature line under the same head, so that the note can be put together from
+    /// the journal alone; empty in records of the first form.
+    #[serde(default)]
+    pub signature: String,
 }
 
 /// The name under which a refusal speaks of a stream.

@@ -5,7 +5,7 @@ use super::{
     ApprovalGiven, ConfigActivated, ConfigKind, FreezeCommand, ReleaseRequested,
     RemediationProposed, RunnerResult,
 };
-use crate::signature::{KeyPair, signature_text};
+use crate::signature::{KeyPair, PublicKey, signature_text};
 use crate::wire::Writer;
 use crate::{Hash, avro};
 
@@ -19,6 +19,8 @@ pub const RELEASE_DOMAIN: &str = "healwright/release/v1";
 pub const CONFIG_DOMAIN: &str = "healwright/config/v1";
 /// Domain of a runner's answer.
 pub const RESULT_DOMAIN: &str = "healwright/runner-result/v1";
+/// A host's runner is activated under this and the host's name. Persisted: frozen.
+pub const RUNNER_PREFIX: &str = "runner/";
 
 impl ApprovalGiven {
     /// What the approver signs.
@@ -95,6 +97,17 @@ impl ConfigActivated {
     /// The digest that belongs to `body`.
     pub fn digest_of(body: &str) -> String {
         Hash::of(&[body.as_bytes()]).to_digest()
+    }
+
+    /// The key of a host's runner, where this activates one: it signs results, and as a witness
+    /// it cosigns tree heads under the name of the activation.
+    pub fn runner_key(&self) -> Option<PublicKey> {
+        let body = self.body.as_deref().filter(|body| Self::digest_of(body) == self.digest)?;
+        if !self.name.starts_with(RUNNER_PREFIX) {
+            return None;
+        }
+        let body: serde_json::Value = serde_json::from_str(body).ok()?;
+        PublicKey::try_from(body.get("key")?.as_str()?.to_owned()).ok()
     }
 }
 
