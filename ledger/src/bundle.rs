@@ -12,15 +12,18 @@
 //! Pure: a bundle is a map from file name to bytes; the program reads and writes the files.
 //! What the verifier demands beyond the files is its own [`Policy`]. Names cannot be added:
 //! a file that the manifest does not list is a finding, and so is one of a kind not named here.
+//!
+//! The runners that the chain registers are witnesses of the deployment's own organisation: they
+//! make a history SELF-WITNESSED, and no policy can have one counted for anybody else.
 
 use std::collections::BTreeMap;
 
 use schemas::event::TelemetrySealed;
-use schemas::{Event, Hash, Header, Kind};
+use schemas::{Entry, Event, Hash, Header, Kind};
 
 use crate::chain::{ChainVerifier, Finding, Leaves};
 use crate::manifest::{MANIFEST, Manifest};
-use crate::note::NoteKey;
+use crate::note::{Algorithm, NoteKey};
 use crate::tree::{TILE_BYTES, TileId, hashes};
 
 mod verify;
@@ -129,6 +132,8 @@ pub struct Report {
     pub signed_size: u64,
     /// Size of the newest head that a counted witness or a known head confirms.
     pub witnessed_size: u64,
+    /// Sealed ranges of telemetry that were compared with their seals.
+    pub n_ranges: u64,
     /// How far somebody else stands behind it.
     pub verdict: Verdict,
     /// Names of the witnesses that counted.

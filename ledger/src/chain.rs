@@ -92,7 +92,7 @@ impl fmt::Display for Finding {
 }
 
 /// Finds the leaf hash that a tile holds for a sequence.
-pub type Leaves<'a> = &'a dyn Fn(u64) -> Option<Hash>;
+pub type Leaves<'a> = &'a (dyn Fn(u64) -> Option<Hash> + Sync);
 
 /// The chain at a size that somebody asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]

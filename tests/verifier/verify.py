@@ -4,15 +4,14 @@
     verify.py [--deployment ID] EXPORT...
 Needs the package `cryptography` for Ed25519 and nothing else. Prints one line an export: the
 number of entries and the root, or the first place that is wrong. Exit: 0 it holds, 1 it does
-not, 2 it is no export (the worst of several). Witnesses are left to whoever verifies.
+not, 2 it is no export (the worst of several). Of witnesses, it checks the registered runners.
 """
 
-import base64, hashlib, pathlib, re, struct, sys
+import base64, hashlib, json, pathlib, re, struct, sys
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-P = 2**255 - 19
-L = 2**252 + 27742317777372353535851937790883648493
+P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 # The y coordinates of the eight points of low order.
 Y8 = 2707385501144840649318225287225658788936804267575313519463743609750303402022
 LOW_ORDER_Y = {0, 1, P - 1, Y8, P - Y8}
@@ -30,8 +29,7 @@ def verify_bare(key, message, signature):
     if not s_ok or any(y >= P or y in LOW_ORDER_Y for y in points):
         return False
     try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
-        return True
+        return Ed25519PublicKey.from_public_bytes(key).verify(signature, message) is None
     except (InvalidSignature, ValueError):
         return False
 
@@ -45,29 +43,25 @@ class Reader:
     """Takes length-prefixed big-endian fields, and Avro ones, from bytes."""
     def __init__(self, data, at=0):
         self.data, self.at = data, at
-
     def raw(self, n):
         if n < 0 or self.at + n > len(self.data):
             raise ValueError(f"it is cut short at byte {len(self.data)}")
         self.at += n
         return self.data[self.at - n : self.at]
-
     def number(self, n):
         return int.from_bytes(self.raw(n), "big")
-
     def bytes(self):
         return self.raw(self.number(4))
-
-    def avro_long(self):
+    def avro_int(self):
         value, shift, byte = 0, 0, 0x80
         while byte >= 0x80:
             byte = self.raw(1)[0]
             value |= (byte & 0x7F) << shift
             shift += 7
         return (value >> 1) ^ -(value & 1)
-
-    def avro_text(self):
-        return self.raw(self.avro_long()).decode("utf-8")
+    def avro(self, form):
+        """A number for each `n` and a text for each `t`."""
+        return [n if it == "n" else self.raw(n).decode() for it in form for n in [self.avro_int()]]
 
 def read_header(data):
     mark, deployment = data[:4], Reader(data, 4).bytes()
@@ -85,8 +79,7 @@ def read_entry(reader, partition, seq):
     envelope, salt, payload = reader.bytes(), reader.raw(32), reader.bytes()
     fields = Reader(envelope)
     mark, _ = fields.raw(4), fields.raw(16)
-    kind = (fields.bytes(), fields.number(2))
-    place = (fields.number(4), fields.number(8))
+    kind, place = (fields.bytes(), fields.number(2)), (fields.number(4), fields.number(8))
     # The commitment is the last field of an envelope; the leaf vouches for those between.
     if mark != b"HWE\x01" or sha256(b"healwright/payload/v1\0", salt, payload) != envelope[-32:]:
         raise ValueError("payload does not match its commitment")
@@ -98,9 +91,8 @@ def elected_key(kind, payload, deployment, partition, epoch):
     """The key that an election introduces, once its certificate chains to the root."""
     if kind != (b"owner.elected", 1):
         raise ValueError("its epoch changes without an election")
-    reader = Reader(payload, 10)
-    elected, _, _ = reader.avro_long(), reader.avro_text(), reader.avro_text()
-    key, root, node, by_root, by_node = (bytes.fromhex(reader.avro_text()) for _ in range(5))
+    elected, _, _, *certificate = Reader(payload, 10).avro("ntt" + "ttttt")
+    key, root, node, by_root, by_node = map(bytes.fromhex, certificate)
     about = prefixed(deployment.encode())
     claim = about + struct.pack(">IQ", partition, epoch) + key
     root_hash = sha256(b"healwright/root/v1\0", root)[:16].hex()
@@ -110,6 +102,14 @@ def elected_key(kind, payload, deployment, partition, epoch):
     if not by_root or not verify_domain(node, "healwright/epoch-certificate/v1", claim, by_node):
         raise ValueError("its epoch key is not certified by node and root")
     return key
+
+def read_runner(payload):
+    """Name and key of the runner that an activation registers, if it registers one."""
+    reader = Reader(payload, 10)
+    _, name, _, digest, _ = reader.avro("ntntt")
+    _, body = [reader.avro("t")[0] if reader.avro_int() else "" for _ in range(2)]
+    if body and name.startswith("runner/") and f"sha256:{sha256(body.encode()).hex()}" == digest:
+        yield name, bytes.fromhex(json.loads(body)["key"])
 
 def tree_root(leaves):
     """RFC 6962, row by row; the odd one is promoted."""
@@ -125,11 +125,9 @@ class Chain:
         self.deployment, self.partition, self.tile_leaves = deployment, partition, tile_leaves
         self.head = sha256(f"healwright-genesis:{deployment}/{partition}".encode())
         self.epoch, self.key, self.positions = 0, None, [0, 0, 0]
-        self.leaves, self.epochs, self.seals = [], [], {}
-
+        self.leaves, self.epochs, self.seals, self.runners = [], [], {}, []
     def reference(self, seq):
         return f"immutable:log:{self.partition}/{seq}"
-
     def header_key(self, header, entries):
         """The key that has to have signed a header; none when its election is damaged."""
         here = (self.deployment.encode(), self.partition, len(self.leaves), self.head)
@@ -139,7 +137,6 @@ class Chain:
             raise ValueError("its header does not follow the batch before it")
         who = (self.deployment, self.partition, header["epoch"])
         return own or (elected_key(*entries[0][1:], *who) if entries else None)
-
     def batch(self, data, at, name):
         """Takes the record at `at`; returns where it ends."""
         reader, expected = Reader(data, at), len(self.leaves)
@@ -166,7 +163,6 @@ class Chain:
         self.link(header, key, entries)
         self.head = sha256(b"healwright/batch/v1\0", stored, signature)
         return reader.at
-
     def entries(self, reader, header, name):
         """The sound entries at the front of a batch, and the first fault."""
         entries, first = [], len(self.leaves)
@@ -176,23 +172,22 @@ class Chain:
         except ValueError as error:
             return entries, Wrong(self.reference(first + len(entries)), f"{error} ({name})")
         return entries, None
-
     def link(self, header, key, entries):
         if header["epoch"] != self.epoch:
             self.epochs.append((len(self.leaves), header["epoch"], key))
         self.epoch, self.key, self.positions = header["epoch"], key, header["positions"]
         for leaf, kind, payload in entries:
             if kind == (b"telemetry.sealed", 1):
-                reader = Reader(payload, 10)
-                start, _, digest = reader.avro_long(), reader.avro_long(), reader.avro_text()
+                start, _, digest = Reader(payload, 10).avro("nnt")
                 self.seals[f"telemetry/{start:012}.samples"] = (len(self.leaves), digest)
+            elif kind == (b"config.activated", 1):
+                self.runners += [(len(self.leaves), *it) for it in read_runner(payload)]
             self.leaves.append(leaf)
 
 def read_note(name, data):
     """Text and signature lines of a C2SP signed note, canonical or not at all."""
     form = r"((?:[^\x00-\x1f]*\n)+)\n((?:— [^\s+]+ (?:B{4})+(?:B{4}|B{3}=|BB==)\n)+)"
-    form = form.replace("B", "[A-Za-z0-9+/]")
-    match = re.fullmatch(form, data.decode("utf-8", "replace"))
+    match = re.fullmatch(form.replace("B", "[A-Za-z0-9+/]"), data.decode("utf-8", "replace"))
     lines = [line.split(" ")[1:] for line in match[2].splitlines()] if match else []
     signatures = [(signer, base64.b64decode(encoded)) for signer, encoded in lines]
     again = [[signer, base64.b64encode(decoded).decode()] for signer, decoded in signatures]
@@ -219,6 +214,12 @@ def check_head(name, data, chain):
         raise Wrong(chain.reference(n_entries), f"{size - n_entries} entries are missing from here")
     if root != base64.b64encode(tree_root(chain.leaves[:size])).decode():
         raise Wrong(name, "its root is not that of the entries")
+    for witness, key in {who: key for at, who, key in chain.runners if at < size}.items():
+        key_id = sha256(witness.encode(), b"\n\4", key)[:4]
+        for line in [it[4:] for who, it in signatures if (who, it[:4]) == (witness, key_id)]:
+            seen = f"cosignature/v1\ntime {int.from_bytes(line[:8], 'big')}\n{text}"
+            if not verify_bare(key, seen.encode(), line[8:]):
+                raise Wrong(name, f"{witness} did not cosign it")
 
 def tile_name(index, size):
     name, rest = f"{index % 1000:03}", index // 1000
@@ -276,8 +277,7 @@ def verify(files, deployment=None):
 def read_export(path):
     found = [it for it in pathlib.Path(path).rglob("*") if it.is_file()]
     files = {it.relative_to(path).as_posix(): it.read_bytes() for it in found}
-    journal = any(name.startswith("journal/") for name in files)
-    if ("manifest" in files) + ("checkpoint" in files) + journal < 2:
+    if len({it.split("/")[0] for it in files} & {"manifest", "checkpoint", "journal"}) < 2:
         raise FileNotFoundError(f"{path} is no export: it lacks manifest, checkpoint or journal")
     return files
 

@@ -13,7 +13,7 @@ use crate::note::{Attestation, Note};
 
 /// Verifies an export: every byte of every file, and what `policy` demands beyond them.
 pub fn verify(files: &Files, policy: &Policy) -> Report {
-    let mut run = Run { files, policy, report: empty_report() };
+    let mut run = Run { files, policy, runners: Vec::new(), report: empty_report() };
     let manifest = run.manifest();
     run.identity(manifest.as_ref());
     let leaves = tile_leaves(files);
@@ -33,6 +33,8 @@ pub fn verify(files: &Files, policy: &Policy) -> Report {
 struct Run<'a> {
     files: &'a Files,
     policy: &'a Policy,
+    /// Witnesses of the deployment's own, and the entries that registered them.
+    runners: Vec<(u64, NoteKey)>,
     report: Report,
 }
 
@@ -117,10 +119,14 @@ impl Run<'_> {
             let (batch, after) = chain.next(rest).map_err(in_file)?;
             rest = after;
             self.report.n_batches += 1;
-            for entry in batch.entries.iter().filter(|it| it.envelope.kind == Kind::TelemetrySealed)
-            {
-                if let Ok(Event::TelemetrySealed(sealed)) = entry.event() {
-                    seals.insert(sealed.from, Seal { seq: entry.envelope.seq, sealed });
+            for entry in &batch.entries {
+                let (seq, kind) = (entry.envelope.seq, entry.envelope.kind);
+                if kind == Kind::ConfigActivated {
+                    self.runners.extend(runner(entry).map(|it| (seq, it)));
+                } else if kind == Kind::TelemetrySealed
+                    && let Ok(Event::TelemetrySealed(sealed)) = entry.event()
+                {
+                    seals.insert(sealed.from, Seal { seq, sealed });
                 }
             }
         }
@@ -193,26 +199,40 @@ impl Run<'_> {
         }
     }
 
+    /// The runners that were registered under `size` entries, each with its newest key.
+    fn runners_at(&self, size: u64) -> BTreeMap<&str, &NoteKey> {
+        let registered = self.runners.iter().filter(|(seq, _)| *seq < size);
+        registered.map(|(_, key)| (key.name(), key)).collect()
+    }
+
     fn count_witnesses(&mut self, name: &str, head: &SignedHead) {
-        let mut organisations = BTreeSet::new();
-        let mut names = Vec::new();
-        for witness in &self.policy.witnesses {
-            match head.note.attestation(&witness.key) {
+        let own: Vec<&NoteKey> = self.runners_at(head.checkpoint.size).into_values().collect();
+        let others = self.policy.witnesses.iter();
+        let known = others.map(|it| (it.organisation.as_str(), &it.key));
+        let known =
+            known.chain(own.iter().map(|key| (self.policy.own_organisation.as_str(), *key)));
+        let (mut organisations, mut names, mut wrong) = (BTreeSet::new(), Vec::new(), Vec::new());
+        for (organisation, key) in known {
+            match head.note.attestation(key) {
                 Ok(Attestation::Cosigned { .. }) => {
-                    organisations.insert(witness.organisation.as_str());
-                    names.push(witness.key.name().to_owned());
+                    names.push(key.name().to_owned());
+                    // Whatever a policy says of a runner's key, the deployment holds it (A25).
+                    if !own.iter().any(|it| it.public() == key.public()) {
+                        organisations.insert(organisation);
+                    }
                 }
                 Ok(Attestation::Absent | Attestation::Signed) => {}
-                Err(error) => self.report.findings.push(Finding::in_file(name, error.to_string())),
+                Err(error) => wrong.push(Finding::in_file(name, error.to_string())),
             }
-        }
-        if names.is_empty() {
-            return;
         }
         organisations.remove(self.policy.own_organisation.as_str());
         let enough = organisations.len() >= self.policy.n_organisations.max(1);
-        let verdict = if enough { Verdict::Witnessed } else { Verdict::SelfWitnessed };
         let report = &mut self.report;
+        report.findings.extend(wrong);
+        if names.is_empty() {
+            return;
+        }
+        let verdict = if enough { Verdict::Witnessed } else { Verdict::SelfWitnessed };
         report.witnessed_size = report.witnessed_size.max(head.checkpoint.size);
         report.verdict = report.verdict.max(verdict);
         report.witnesses.extend(names);
@@ -247,6 +267,7 @@ impl Run<'_> {
     fn telemetry(&mut self, seals: &BTreeMap<u64, Seal>) {
         for (name, bytes) in self.files {
             let Some(from) = telemetry_start(name) else { continue };
+            self.report.n_ranges += 1;
             match seals.get(&from) {
                 None => self.find(name, format!("no entry seals a range that begins at {from}")),
                 Some(Seal { seq, sealed }) => {
@@ -300,6 +321,12 @@ struct Seal {
     sealed: TelemetrySealed,
 }
 
+/// The key under which a registered runner cosigns, if `entry` registers one.
+fn runner(entry: &Entry) -> Option<NoteKey> {
+    let Ok(Event::ConfigActivated(config)) = entry.event() else { return None };
+    NoteKey::new(&config.name, Algorithm::Cosignature, config.runner_key()?).ok()
+}
+
 fn missing(chain: &Chain, size: u64, source: &str) -> Finding {
     let n = size.saturating_sub(chain.head.next_seq);
     let why = format!("{n} entries are missing from here on: {source} counts {size}");
@@ -348,6 +375,7 @@ fn empty_report() -> Report {
         epoch: 0,
         signed_size: 0,
         witnessed_size: 0,
+        n_ranges: 0,
         verdict: Verdict::Unanchored,
         witnesses: Vec::new(),
         findings: Vec::new(),

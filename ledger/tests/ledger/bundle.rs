@@ -206,6 +206,44 @@ fn an_older_cosigned_head_leaves_a_tail_without_witness() {
     assert_eq!(report.unwitnessed_tail(), 5);
 }
 
+/// A25: what a deployment registers itself never counts as somebody else, whatever a policy says.
+#[test]
+fn a25_a_registered_runner_makes_self_witnessed_and_never_more() {
+    let mut log = Log::with(48, 3, 3);
+    let early = log.checkpoint(log.tree.size());
+    log.register(1);
+    log.append(2);
+    let cosigned = |mut note: Note| {
+        note.cosign("runner/h1", &witness_pair(1), 1_700_000_000).unwrap();
+        note.encode()
+    };
+    let whole = cosigned(log.checkpoint(log.tree.size()));
+    let report = bundle::verify(&log.bundle_with(whole.clone(), None), &Policy::default());
+    assert_eq!(report.findings, []);
+    assert_eq!(report.verdict.as_str(), "SELF-WITNESSED");
+    assert_eq!(report.witnesses, ["runner/h1"]);
+    assert_eq!(report.unwitnessed_tail(), 0);
+
+    let key = NoteKey::new("runner/h1", Algorithm::Cosignature, witness_pair(1).public()).unwrap();
+    let elsewhere = WitnessKey { organisation: "north".to_owned(), key };
+    let policy = Policy { witnesses: vec![elsewhere], ..Policy::default() };
+    let report = bundle::verify(&log.bundle_with(whole.clone(), None), &policy);
+    assert_eq!(report.verdict, Verdict::SelfWitnessed);
+
+    // Under a head before its registration its key is anybody's.
+    let checkpoint = log.checkpoint(log.tree.size()).encode();
+    let files = log.bundle_with(checkpoint, Some(cosigned(early)));
+    let report = bundle::verify(&files, &Policy::default());
+    assert_eq!((report.holds(), report.verdict), (true, Verdict::Unanchored));
+
+    // A line that claims the registered key and is not by it was put there by somebody.
+    let mut forged = whole;
+    let at = forged.len() - 6;
+    forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+    let text = text_of(&log.bundle_with(forged, None), &Policy::default());
+    assert_eq!(text, "checkpoint: signature of runner/h1 does not verify\n");
+}
+
 /// A11 on an export: every subset of the lines, every bit of each line, and lines of unknown
 /// keys. The verdict is never better than that of the lines that are left untouched.
 #[test]

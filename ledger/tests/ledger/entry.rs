@@ -1,8 +1,10 @@
 //! The proof of one entry: no part of it can stand beside another.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use ledger::{EntryProof, Error};
 
-use super::fixture::{Log, full};
+use super::fixture::{Log, full, in_parallel};
 
 /// Valid bundles of several logs: entry, proof and the deployment they are about.
 fn bundles(n: usize) -> Vec<(Vec<u8>, EntryProof, (String, u32))> {
@@ -42,8 +44,8 @@ fn every_entry_of_a_log_is_proven() {
 #[test]
 fn a15_no_component_of_a_valid_bundle_fits_another() {
     let bundles = bundles(if full() { 1_000 } else { 32 });
-    let mut cases = 0;
-    for whole in &bundles {
+    let cases = AtomicU64::new(0);
+    in_parallel(&bundles, |whole| {
         let (entry, own, about) = whole;
         own.verify(entry, &about.0, about.1).unwrap();
         for (other_entry, other, other_about) in &bundles {
@@ -66,11 +68,12 @@ fn a15_no_component_of_a_valid_bundle_fits_another() {
             for (entry, proof, about) in swaps {
                 if (entry, &proof, about) != (&whole.0, &whole.1, &whole.2) {
                     proof.verify(entry, &about.0, about.1).unwrap_err();
-                    cases += 1;
+                    cases.fetch_add(1, Ordering::Relaxed);
                 }
             }
         }
-    }
+    });
+    let cases = cases.into_inner();
     assert!(cases >= 5_000, "{cases} cases");
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ledger::bundle::{self, Contents};
 use ledger::{Checkpoint, EntryProof, EpochKey, Files, TileId, Tree, proof};
-use schemas::event::{InputRefused, OwnerElected, TelemetrySealed};
+use schemas::event::{ConfigActivated, ConfigKind, InputRefused, OwnerElected, TelemetrySealed};
 use schemas::link::genesis;
 use schemas::signature::{EpochClaim, KeyPair, certify_node, deployment_id};
 use schemas::{
@@ -31,6 +31,27 @@ impl Dice {
 /// Whether the full bar was asked for.
 pub(crate) fn full() -> bool {
     std::env::var_os("HEALWRIGHT_FULL").is_some()
+}
+
+/// Which part of a full bar runs here: `HEALWRIGHT_SHARD=3/64` is the part after the third of 64,
+/// so that several machines or evenings share what takes one core hours. All of it without.
+fn shard() -> (usize, usize) {
+    let text = std::env::var("HEALWRIGHT_SHARD").unwrap_or_default();
+    let parts = text.split_once('/').map(|(at, of)| (at.parse().unwrap(), of.parse().unwrap()));
+    parts.unwrap_or((0, 1))
+}
+
+/// Runs `each` on the items of this shard, on every core.
+pub(crate) fn in_parallel<T: Sync>(items: &[T], each: impl Fn(&T) + Sync) {
+    let (shard, n_shards) = shard();
+    let own: Vec<&T> = items.iter().skip(shard).step_by(n_shards).collect();
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let each = &each;
+    std::thread::scope(|scope| {
+        for part in own.chunks(own.len().div_ceil(n_threads).max(1)) {
+            scope.spawn(move || part.iter().for_each(|item| each(item)));
+        }
+    });
 }
 
 /// A log with its owner's keys.
@@ -130,6 +151,25 @@ impl Log {
         self.head.positions.telemetry -= 2;
         let batch = self.sign(self.head.epoch, vec![entry], to);
         self.push(batch);
+    }
+
+    /// A batch that registers the runner of host `h<number>`, whose key is that of the witness of
+    /// this number.
+    pub(crate) fn register(&mut self, number: u8) {
+        let key = witness_pair(number).public();
+        let body = format!(r#"{{"host":"h{number}","key":"{key}","sandbox":["bwrap"]}}"#);
+        let config = ConfigActivated {
+            kind: ConfigKind::Policy,
+            name: format!("runner/h{number}"),
+            version: 1,
+            digest: ConfigActivated::digest_of(&body),
+            approved_by: "operator".to_owned(),
+            audit_log_id: None,
+            body: Some(body),
+            signature: None,
+        };
+        let entry = self.entry(0, &Event::from(config));
+        self.commit(self.head.epoch, vec![entry]);
     }
 
     fn refused(&self, at: u64) -> Entry {

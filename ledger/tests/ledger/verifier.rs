@@ -8,7 +8,7 @@ use ledger::bundle::{self, CHECKPOINT, journal_name};
 use ledger::{Files, Finding, Policy};
 
 use super::bundle::remanifest;
-use super::fixture::{Dice, Log, full};
+use super::fixture::{Dice, Log, full, witness_pair};
 use super::flips::small;
 use super::vectors::cctv_accepted;
 
@@ -137,10 +137,19 @@ fn the_independent_verifier_sees_what_was_made_to_fit() {
     let mut older = files.clone();
     older.insert(CHECKPOINT.to_owned(), Log::with(63, 6, 3).checkpoint(5).encode());
     exports.push(older);
+    let mut registered = Log::with(64, 6, 3);
+    registered.register(1);
+    let mut note = registered.checkpoint(registered.tree.size());
+    note.cosign("runner/h1", &witness_pair(1), 1_700_000_000).unwrap();
+    let mut forged = note.encode();
+    let at = forged.len() - 6;
+    forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+    let forged = registered.bundle_with(forged, None);
     let mut more = files;
     more.insert("notes.txt".to_owned(), b"hello".to_vec());
     exports.push(more);
     exports.iter_mut().for_each(|files| remanifest(&log, files));
+    exports.push(forged);
     agree(&exports);
 }
 
