@@ -1,10 +1,14 @@
-//! The payload cap: above 8 KiB a payload is replaced by its summary form (spec 10 §2).
+//! The payload cap: above 8 KiB a topic carries the summary form of a payload (spec 10 §2).
+//!
+//! The journal keeps every payload whole beside its commitment, because folds read it again on
+//! each replay and runners check it offline (docs/decisions/0008). So the cap is for whoever
+//! reads topics: [`crate::view::topic`] applies it, and `hash_of_full` names the bytes that
+//! stand at the entry's place.
 //!
 //! The summary is an Avro record of its own, `payload.summary.v1.avsc`. It is no event: it has
 //! no topic and no kind, and the envelope around it keeps the kind of what it stands for, with
 //! [`Redaction::Summary`](crate::envelope::Redaction::Summary). A fold never sees it, because
-//! the typed payload is not there to be seen; the full bytes go to the artifact store under
-//! their hash, which is the caller's work.
+//! the typed payload is not there to be seen.
 
 use std::sync::LazyLock;
 
@@ -14,7 +18,7 @@ use serde_json::Value;
 
 use crate::{Error, Event, Hash, Kind, avro, codec};
 
-/// Spec 10 §2. Persisted: every reader of an old journal relies on it.
+/// Spec 10 §2. Every reader of a topic relies on it.
 pub const PAYLOAD_BYTES_MAX: usize = 8192;
 /// The schema of the summary form, verbatim.
 pub const SUMMARY_AVSC: &str = include_str!("../payload.summary.v1.avsc");
@@ -33,22 +37,22 @@ static FINGERPRINT: LazyLock<[u8; 8]> = LazyLock::new(|| {
 pub struct Summary {
     /// The event and its short fields, in a sentence.
     pub summary: String,
-    /// SHA-256 of the full payload, `sha256:<hex>`: its name in the artifact store.
+    /// SHA-256 of the full payload, `sha256:<hex>`; it stands in the journal at its place.
     pub hash_of_full: String,
     /// Always true: what is here is less than what was said.
     pub redacted: bool,
 }
 
-/// A payload as it may be journaled.
+/// A payload as a topic may carry it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Capped {
     /// At most [`PAYLOAD_BYTES_MAX`]: as it was.
     Inline(Vec<u8>),
-    /// Its summary form, and the full bytes for the artifact store.
+    /// Its summary form, and the full bytes.
     Summarized {
         /// The encoded [`Summary`].
         payload: Vec<u8>,
-        /// What it stands for.
+        /// What it stands for, as the journal keeps it.
         full: Vec<u8>,
     },
 }

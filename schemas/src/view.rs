@@ -9,7 +9,7 @@
 use serde_json::{Map, Number, Value, json};
 
 use crate::batch::Entry;
-use crate::cap::Summary;
+use crate::cap::{Capped, PAYLOAD_BYTES_MAX, Summary, cap};
 use crate::envelope::{Actor, Cause, Redaction, reference};
 use crate::event::stream_name;
 
@@ -44,6 +44,26 @@ pub fn entry(entry: &Entry) -> Value {
     });
     exact(&mut view);
     // Another crate of the build may have switched serde_json's maps to insertion order.
+    view.sort_all_objects();
+    view
+}
+
+/// The entry as its topic carries it: with the summary form of a payload above the cap, and the
+/// id under which a client said it, so that whoever looks for that still finds it (spec 10 §2).
+pub fn topic(entry: &Entry) -> Value {
+    let mut view = self::entry(entry);
+    if entry.payload.len() <= PAYLOAD_BYTES_MAX {
+        return view;
+    }
+    let Capped::Summarized { payload, .. } = cap(entry.envelope.kind, entry.payload.clone()) else {
+        return view;
+    };
+    let id = view["payload"].get("id").cloned();
+    view["payload"] = Summary::decode(&payload).and_then(|it| to_value(&it)).unwrap_or_default();
+    if let Some(id) = id {
+        view["payload"]["id"] = id;
+    }
+    view["redaction"] = json!(Redaction::Summary);
     view.sort_all_objects();
     view
 }

@@ -437,7 +437,7 @@ fn tail(session: &Session, out: Out, topic: Option<&str>) -> anyhow::Result<()> 
 
 fn show(out: Out, entry: &schemas::Entry) {
     if out.form == super::Form::Json {
-        out.json(&schemas::view::entry(entry));
+        out.json(&schemas::view::topic(entry));
         return;
     }
     let text = entry.event().map_or_else(|it| it.to_string(), |it| words::sentence(&it));

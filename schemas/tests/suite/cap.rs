@@ -30,7 +30,7 @@ fn payload_cap_8192_summarized() {
     let Capped::Summarized { payload, full: kept } = cap(Kind::ChangeObserved, full.clone()) else {
         panic!("8193 bytes are above the cap")
     };
-    assert_eq!(kept, full, "the full bytes go to the artifact store");
+    assert_eq!(kept, full, "the full bytes are the caller's");
     let expected = Summary {
         summary: "change.observed.v1, 8193 bytes: author=, id=ci-1, kind=deploy, ref=, \
                   service=checkout, version=1.1.0"

@@ -3,6 +3,7 @@
 use expect_test::expect_file;
 use schemas::cap::{Capped, cap};
 use schemas::envelope::Redaction;
+use schemas::event::ChangeObserved;
 use schemas::{Actor, ActorKind, Cause, Entry, Event, Kind, Ns, Stream, view};
 use serde_json::Value;
 
@@ -101,6 +102,27 @@ fn a_summarized_payload_shows_its_summary() {
     assert_eq!(json["redaction"], "summary");
     assert_eq!(json["payload"]["redacted"], true);
     assert_eq!(json["payload"]["summary"], "tick.v1, 9000 bytes");
+}
+
+#[test]
+fn payload_cap_8192_on_topics_and_whole_in_the_journal() {
+    let Event::ChangeObserved(change) = golden::event(Kind::ChangeObserved) else { unreachable!() };
+    let of = |n: usize| {
+        let summary = "s".repeat(n);
+        entry_of(&Event::from(ChangeObserved { summary, ..change.clone() }))
+    };
+    let large = of(9000);
+    let (journal, topic) = (view::entry(&large), view::topic(&large));
+    assert_eq!(journal["payload"]["summary"].as_str().unwrap().len(), 9000);
+    assert_eq!(journal["redaction"], "none");
+    let hash_of_full = schemas::Hash::of(&[&large.payload]).to_digest();
+    assert_eq!(topic["payload"]["hash_of_full"], hash_of_full);
+    assert_eq!(topic["payload"]["redacted"], true);
+    assert_eq!(topic["payload"]["id"], journal["payload"]["id"], "a client finds its own");
+    assert_eq!(topic["redaction"], "summary");
+    assert_eq!(topic["place"], journal["place"]);
+    let small = of(100);
+    assert_eq!(view::topic(&small), view::entry(&small));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //!
 //! Nothing here is durable: positions move with the batch, or not at all.
 
+use schemas::envelope::ENVELOPE_BYTES_MAX;
 use schemas::event::{InputRefused, TelemetrySealed, Tick, stream_name};
 use schemas::telemetry::Columns;
 use schemas::{Cause, Event, Hash, Ns, Positions, Stream};
@@ -11,6 +12,13 @@ use super::{BATCH_BYTES_FULL, Draught, Owner, SEAL_BYTES_MAX, Stop, TICK_ACTIVE,
 use crate::engine::Input;
 use crate::engine::bookkeeping::{self, First};
 use crate::engine::fold::{self, Incoming};
+
+/// An input above this is refused, and kept in quarantine. Half a record is filled at most before
+/// the last input is taken, so this much and its consequences still fit in
+/// (docs/decisions/0008).
+const INPUT_BYTES_MAX: usize = 256 * 1024;
+/// So much of an envelope may be an input's own words; the rest is the sequencer's.
+const NAMES_BYTES_MAX: usize = ENVELOPE_BYTES_MAX / 2;
 
 impl Owner {
     pub(super) fn take_tick(&mut self, draught: &mut Draught, wall: Ns) -> Result<(), Stop> {
@@ -67,12 +75,14 @@ impl Owner {
             draught.taken.push(Taken { stream, position: at, seq, repeated, refused: None });
             return Ok(());
         }
-        if let Some(reason) = self.alone.get(&(stream, at)).cloned() {
+        let payload = input.event.encode()?;
+        let reason = self.alone.get(&(stream, at)).cloned().or_else(|| too_large(&input, &payload));
+        if let Some(reason) = reason {
             return self.refuse(draught, stream, at, &input.encode()?, &reason);
         }
         let seq = self.next_seq(draught);
         let incoming = Incoming {
-            payload: input.event.encode()?,
+            payload,
             event: input.event,
             key: input.key,
             actor: input.actor,
@@ -141,6 +151,15 @@ impl Owner {
         draught.taken.push(Taken { stream, position: at, seq, repeated: false, refused });
         Ok(())
     }
+}
+
+/// Why an input cannot stand in a record, if so.
+fn too_large(input: &Input, payload: &[u8]) -> Option<String> {
+    let names = [Some(&input.key), Some(&input.actor.id), input.correlation.as_ref()];
+    let n_names: usize = names.into_iter().flatten().map(String::len).sum();
+    let limits = [("payload", payload.len(), INPUT_BYTES_MAX), ("key", n_names, NAMES_BYTES_MAX)];
+    let over = limits.into_iter().find(|(_, n, max)| n > max);
+    over.map(|(what, n, max)| format!("its {what} has {n} bytes, and at most {max} are taken"))
 }
 
 fn position(positions: &mut Positions, stream: Stream) -> &mut u64 {
