@@ -11,9 +11,10 @@ mod check;
 #[path = "simulation/world.rs"]
 mod world;
 
-use healwright::engine::Input;
-use schemas::event::FreezeVerb;
-use schemas::{Cause, Entry, Ns};
+use healwright::engine::{EngineError, Input};
+use schemas::event::{FreezeVerb, HeadCosigned};
+use schemas::signature::KeyPair;
+use schemas::{Cause, Entry, Event, Ns};
 use state::Log;
 
 use check::check;
@@ -78,4 +79,65 @@ fn b10_no_request_follows_a_freeze_at_any_boundary() {
             assert!(world.started.is_empty(), "frozen at {at}: nothing starts");
         }
     }
+}
+
+/// The runner's answer to a head that is signed now, under `key`.
+fn cosign(world: &mut World, key: &KeyPair) -> Result<(), EngineError> {
+    let now = world.now;
+    let owner = world.owner.as_mut().unwrap();
+    owner.sign_head(now, true).unwrap();
+    let (head, _) = owner.heads().signed().unwrap();
+    let (size, mut note) = (head.checkpoint.size, head.note.clone());
+    note.cosign("runner/h1", key, now.0 / 1_000_000_000).unwrap();
+    let line = note.lines().last().unwrap().encode();
+    owner.cosigned("h1", size, &line)
+}
+
+/// The cosigned heads of the chain, with the ticks at which they were journaled.
+fn cosigned(world: &World) -> Vec<(Ns, HeadCosigned)> {
+    let found = entries(world).into_iter().filter_map(|it| match it.event() {
+        Ok(Event::HeadCosigned(cosigned)) => Some((it.envelope.tick, cosigned)),
+        _ => None,
+    });
+    found.collect()
+}
+
+#[test]
+fn a_cosigned_head_is_journaled_once_a_minute_while_something_happens() {
+    let mut world = World::new(11);
+    let key = KeyPair::from_seed(&[4; 32]);
+    for _ in 0..520 {
+        world.now = world.now + Ns::from_ms(250);
+        world.probe();
+        world.cycle();
+        cosign(&mut world, &key).unwrap();
+    }
+    let found = cosigned(&world);
+    assert_eq!(found.len(), 3, "in 130 s: {found:?}");
+    assert!(found.windows(2).all(|it| it[0].0 + Ns::from_s(60) <= it[1].0), "{found:?}");
+    check(&world).unwrap();
+    world.condition = Condition::Silent;
+    for _ in 0..40 {
+        world.now = world.now + Ns::from_s(5);
+        world.cycle();
+        cosign(&mut world, &key).unwrap();
+    }
+    let still = cosigned(&world).len();
+    assert!(still <= found.len() + 1, "a cosigned head is no reason for the next: {still}");
+}
+
+#[test]
+fn a11_a_cosignature_by_another_key_or_of_another_head_is_refused() {
+    let mut world = World::new(12);
+    let (own, other) = (KeyPair::from_seed(&[4; 32]), KeyPair::from_seed(&[5; 32]));
+    assert!(cosign(&mut world, &other).is_err(), "a key that is not registered");
+    let owner = world.owner.as_mut().unwrap();
+    assert!(owner.cosigned("h2", 1, "").is_err(), "a host that is not registered");
+    let size = owner.head().next_seq;
+    let mut forged = ledger::Note::new("another\n").unwrap();
+    forged.cosign("runner/h1", &own, 1).unwrap();
+    let line = forged.lines().last().unwrap().encode();
+    assert!(owner.cosigned("h1", size, &line).is_err(), "a line over another text");
+    cosign(&mut world, &own).unwrap();
+    assert!(cosigned(&world).is_empty(), "none of them is a reason for a batch");
 }

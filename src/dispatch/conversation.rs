@@ -189,9 +189,9 @@ impl Conversation {
                 self.office.confirmations.confirm(&self.host, mode_epoch);
                 Ok(())
             }
-            FromRunner::HeadSeen { size, .. } => {
+            FromRunner::HeadSeen { size, cosignature, .. } => {
                 self.seen = self.seen.max(size);
-                Ok(())
+                self.cosigned(size, cosignature).await
             }
             FromRunner::EvidenceRefused { why, seen, .. } => {
                 metrics::counter!("healwright_evidence_refused_total").increment(1);
@@ -212,6 +212,14 @@ impl Conversation {
                 Ok(())
             }
         }
+    }
+
+    /// A runner that signs otherwise than its registered key would is not the registered one.
+    async fn cosigned(&mut self, size: u64, line: String) -> anyhow::Result<()> {
+        let host = self.host.clone();
+        let told = self.office.engine.ask(move |owner| owner.cosigned(&host, size, &line));
+        let told = told.await.context("the engine has stopped")?;
+        told.with_context(|| format!("{} cosigns a head of {size} entries", self.host))
     }
 
     async fn dispatch_again(&mut self, id: Uuid) -> anyhow::Result<()> {

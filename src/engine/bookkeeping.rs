@@ -1,5 +1,5 @@
-//! The engine's own fold: which clients' ids have been taken, and which requests to runners
-//! are still open.
+//! The engine's own fold: which clients' ids have been taken, which requests to runners are
+//! still open, and when a cosigned head was journaled last.
 //!
 //! It is a processor like any other, so that repeats are recognised from folded state alone and
 //! a new owner knows them too (protocol.md §2, step 1).
@@ -26,10 +26,21 @@ pub const PROCESSOR: Processor = Processor {
         Kind::FreezeCommand,
         Kind::RunnerRequest,
         Kind::RunnerResult,
+        Kind::HeadCosigned,
     ],
     says: &[],
     step,
 };
+
+/// Under this key stands the last [`Cosigned`]. Persisted: frozen.
+pub const COSIGNED: &str = "cosigned";
+
+/// When a cosigned head was journaled last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cosigned {
+    /// Tick time.
+    pub at: Ns,
+}
 
 /// Where a client's id was taken first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +114,8 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
         let (seq, version) = (entry.envelope.seq, config.version);
         let active = Active { seq, version, digest: config.digest.clone() };
         view.save(&format!("config/{}", config.name), &active);
+    } else if let Event::HeadCosigned(_) = entry.event {
+        view.save(COSIGNED, &Cosigned { at: entry.now() });
     }
     Vec::new()
 }

@@ -4,21 +4,34 @@
 //! Two trees grow side by side. One takes what the owner appended; the other takes only what the
 //! log gives back. A head is signed when both have the same root: a public log died of one
 //! flipped bit that had been signed (ledger.md).
+//!
+//! A witness answers a head with its cosignature. The newest cosigned head is written beside the
+//! newest signed one, for exports; it proves itself, so its loss costs one minute of witness,
+//! which is how often a cosigned head is journaled.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ledger::checkpoint::{Checkpoint, SignedHead};
 use ledger::entry::EntryProof;
 use ledger::epoch::EpochKey;
+use ledger::note::{Attestation, NoteKey};
 use ledger::tree::{TileId, Tree};
 use ledger::{checkpoint, proof};
 use schemas::signature::KeyPair;
 use schemas::{Batch, Hash, Head, Ns};
 use state::head_record::Signed;
-use state::{HeadRecord, Log, State};
+use state::{HeadRecord, Log, State, Store};
 
 use super::EngineError;
+use crate::journal::Journal;
+
+/// Name of the newest cosigned head, beside the newest signed one.
+pub const WITNESSED: &str = "witnessed";
+/// Signed heads that a witness may still answer: it is shown one a second, and while many are
+/// signed it has more than a second to do so.
+const SHOWN_MAX: usize = 16;
 
 /// A head is signed at most this long after an append (protocol.md §6).
 const SIGN_WITHIN: Ns = Ns::from_ms(100);
@@ -32,6 +45,9 @@ pub struct Heads {
     epoch_key: Option<EpochKey>,
     signed: Option<SignedHead>,
     signed_at: Ns,
+    /// The newest signed heads, each with the witnesses that have answered it.
+    shown: VecDeque<SignedHead>,
+    witnessed_size: u64,
     record: HeadRecord,
     note_path: Option<PathBuf>,
     show: Option<Show>,
@@ -52,6 +68,8 @@ impl Heads {
             epoch_key: None,
             signed: None,
             signed_at: Ns(0),
+            shown: VecDeque::new(),
+            witnessed_size: 0,
             record: HeadRecord::open(record)?,
             note_path: note,
             show: None,
@@ -65,13 +83,15 @@ impl Heads {
     }
 
     /// Rebuilds the tree at `head` from its full tiles and the entries after them, and refuses a
-    /// log that is behind its head record or tells another history.
+    /// log that is behind its head record or tells another history. Tiles that a state folded
+    /// anew lacks go into the store at once, so that it is what it would have been.
     ///
     /// # Errors
     /// A log that cannot be read, or one that does not continue the recorded head (A06).
     pub fn restore(
         &mut self,
         log: &dyn Log,
+        store: &dyn Store,
         state: &mut State,
         head: &Head,
     ) -> Result<(), EngineError> {
@@ -89,10 +109,16 @@ impl Heads {
         self.tree = match Tree::restore(size, &|id| tile(state, id), &tail) {
             Ok(tree) => tree,
             // A state that was folded anew holds no tiles: they are not the folds' to say.
-            Err(_) => regrow(log, state, size)?,
+            Err(_) => {
+                let tree = regrow(log, state, size)?;
+                store.commit(size, &state.changes())?;
+                state.commit();
+                tree
+            }
         };
         self.read_back = self.tree.clone();
         self.signed = None;
+        self.shown.clear();
         self.record.check(head)?;
         if let Some(known) = self.record.last().copied() {
             let offered = self.tree.root_at(known.size, &|id| tile(state, id))?;
@@ -171,9 +197,47 @@ impl Heads {
         }
         let epoch = epoch_key.epoch;
         self.record.advance(Signed { size, root, batch: head.hash, epoch })?;
-        self.signed = Some(SignedHead { checkpoint, epoch: epoch_key.epoch, note });
+        let signed = SignedHead { checkpoint, epoch: epoch_key.epoch, note };
+        self.shown.push_back(signed.clone());
+        if self.shown.len() > SHOWN_MAX {
+            self.shown.pop_front();
+        }
+        self.signed = Some(signed);
         self.signed_at = wall;
         Ok(())
+    }
+
+    /// Takes what the witness with `key` says of the head at `size`, and answers with the head
+    /// as it is now vouched for; `None` when the head is no longer at hand, or nothing is new.
+    ///
+    /// # Errors
+    /// The line is not by that key, or is about another head; the note cannot be written.
+    pub fn cosigned(
+        &mut self,
+        size: u64,
+        line: &str,
+        key: &NoteKey,
+    ) -> Result<Option<&SignedHead>, EngineError> {
+        let Some(at) = self.shown.iter().position(|it| it.checkpoint.size == size) else {
+            return Ok(None);
+        };
+        let head = &mut self.shown[at];
+        if head.note.attestation(key)? != Attestation::Absent {
+            return Ok(None);
+        }
+        let mut note = head.note.clone();
+        note.add_line(line)?;
+        if !matches!(note.attestation(key)?, Attestation::Cosigned { .. }) {
+            return Err(ledger::Error::Unsigned(key.name().to_owned()).into());
+        }
+        head.note = note;
+        if self.witnessed_size <= size {
+            self.witnessed_size = size;
+            if let Some(path) = &self.note_path {
+                write_note(&path.with_file_name(WITNESSED), &head.note.encode())?;
+            }
+        }
+        Ok(Some(head))
     }
 
     /// How long until a head is to be signed; long when none is.
@@ -222,10 +286,18 @@ impl Heads {
 
 /// Grows the tree from the chain's first entry on. Its full tiles go into the state with the next
 /// batch; what is wrong with them is found against the head record.
-fn regrow(log: &dyn Log, state: &mut State, size: u64) -> Result<Tree, EngineError> {
+///
+/// # Errors
+/// The log cannot be read.
+pub fn regrow<J: Journal + ?Sized>(
+    log: &J,
+    state: &mut State,
+    size: u64,
+) -> Result<Tree, EngineError> {
     let mut tree = Tree::new();
     while tree.size() < size {
-        for batch in log.read(tree.size(), READ_BYTES)? {
+        let batches = log.read(tree.size(), READ_BYTES)?;
+        for batch in batches.iter().filter(|it| it.header.first_seq < size) {
             batch.entries.iter().for_each(|entry| tree.push(entry.leaf()));
         }
         for (id, bytes) in tree.take_full_tiles() {

@@ -4,12 +4,13 @@
 //! simulation crashes this code at every step; the thread in `thread.rs` only feeds it.
 
 mod intake;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemas::batch::{BATCH_BYTES_MAX, Header};
-use schemas::event::{OwnerElected, stream_name};
+use schemas::event::{HeadCosigned, OwnerElected, stream_name};
 use schemas::signature::{EpochClaim, KeyPair, PublicKey};
 use schemas::telemetry::Columns;
 use schemas::{Actor, Batch, Cause, Entry, Event, Hash, Head, Ns, Positions, Stream};
@@ -54,6 +55,8 @@ pub struct Owner {
     alone: BTreeMap<(Stream, u64), String>,
     halted: bool,
     tick_wanted: bool,
+    /// The newest head that a witness confirmed and that is not journaled yet.
+    cosigned: Option<HeadCosigned>,
 }
 
 /// What became of an input, to be told to its sender after the append.
@@ -156,7 +159,7 @@ impl Owner {
             wall,
         };
         super::replay::catch_up(&*log, &*store, &mut state, &place, &head)?;
-        heads.restore(&*log, &mut state, &head)?;
+        heads.restore(&*log, &*store, &mut state, &head)?;
         let mut seed = [0; 32];
         chance(&mut seed);
         let epoch_key = KeyPair::from_seed(&seed);
@@ -175,6 +178,7 @@ impl Owner {
             alone: BTreeMap::new(),
             halted: false,
             tick_wanted: false,
+            cosigned: None,
         };
         loop {
             let elected = owner.election(identity, &endpoint);
@@ -238,6 +242,7 @@ impl Owner {
             self.take_inputs(&mut draught, Stream::Control)?;
             self.take_inputs(&mut draught, Stream::Inbox)?;
             self.take_telemetry(&mut draught)?;
+            self.take_cosigned(&mut draught)?;
         }
         let (taken, more) = (std::mem::take(&mut draught.taken), draught.more);
         self.taken = draught.positions;
@@ -430,7 +435,7 @@ impl Owner {
         }
         let Owner { log, store, state, place, .. } = self;
         super::replay::catch_up(&**log, &**store, state, place, &head)?;
-        self.heads.restore(&*self.log, &mut self.state, &head)?;
+        self.heads.restore(&*self.log, &*self.store, &mut self.state, &head)?;
         self.taken = head.positions;
         self.head = head;
         Ok(())

@@ -149,9 +149,18 @@ fn sealed_records<J: Journal + ?Sized>(
     event: &Event,
     done: &mut Replayed,
 ) -> Result<Vec<Vec<u8>>, EngineError> {
-    let Event::TelemetrySealed(TelemetrySealed { from, to, digest, .. }) = event else {
-        return Ok(Vec::new());
-    };
+    let Event::TelemetrySealed(sealed) = event else { return Ok(Vec::new()) };
+    let kept = kept_records(log, sealed)?;
+    done.as_recorded |= kept.is_none();
+    Ok(kept.unwrap_or_default())
+}
+
+/// The records of a sealed range, unless they are no longer kept as they were sealed.
+pub(crate) fn kept_records<J: Journal + ?Sized>(
+    log: &J,
+    sealed: &TelemetrySealed,
+) -> Result<Option<Vec<Vec<u8>>>, EngineError> {
+    let TelemetrySealed { from, to, digest, .. } = sealed;
     let mut records = Vec::new();
     let mut next = *from;
     while next < *to {
@@ -161,11 +170,8 @@ fn sealed_records<J: Journal + ?Sized>(
         records.extend(taken.into_iter().filter(|(at, _)| at < to).map(|(_, record)| record));
         next = past;
     }
-    if seal_digest(records.iter().map(Vec::as_slice)) == *digest {
-        return Ok(records);
-    }
-    done.as_recorded = true;
-    Ok(Vec::new())
+    let whole = seal_digest(records.iter().map(Vec::as_slice)) == *digest;
+    Ok(whole.then_some(records))
 }
 
 /// Compares entry by entry: type, version, key, cause, actor and payload, byte for byte.
