@@ -356,7 +356,7 @@ pub enum Repair {
         #[arg(long, value_name = "BUNDLE")]
         from: PathBuf,
     },
-    /// Accept a log that is behind its head record, after a person has looked
+    /// Accept a log that is behind its head record, after a person has looked; signed and journaled
     Head {
         /// Why, for the audit
         #[arg(long, value_name = "TEXT")]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use schemas::event::{ConfigActivated, ConfigKind};
 use schemas::signature::{KeyPair, signature_text};
@@ -29,7 +29,7 @@ use topologies::rules::Rules;
 
 use crate::config::Escalation;
 use crate::engine::bookkeeping;
-use crate::engine::heads::Heads;
+use crate::engine::heads::{self, Heads};
 use crate::engine::owner::{Chance, Office, Owner};
 use crate::engine::{Bell, Engine, Handle, Input, Member};
 use crate::http::{App, Inner, gate::Gate, listen};
@@ -126,28 +126,40 @@ impl Activator {
         if active.as_ref().is_some_and(|it| it.digest == digest) {
             return Ok(());
         }
-        let mut config = ConfigActivated {
-            kind: ConfigKind::Policy,
-            name: name.to_owned(),
-            version: active.map_or(1, |it| it.version + 1),
-            digest,
-            approved_by: OPERATOR.to_owned(),
-            audit_log_id: None,
-            body: Some(body),
-            signature: None,
-        };
-        let statement = config.statement();
-        let signature = self.operator.sign(schemas::event::CONFIG_DOMAIN, &statement);
-        config.signature = Some(signature_text(&signature));
-        let actor = Actor {
-            id: OPERATOR.to_owned(),
-            kind: ActorKind::Human,
-            key_id: Some(self.operator.public().id()),
-        };
-        let sent = self.engine.submit(&Input::new(actor, name, config)).await?;
-        sent.answer.await.context("the engine has stopped")?;
-        Ok(())
+        let version = active.map_or(1, |it| it.version + 1);
+        let config = activation(&self.operator, ConfigKind::Policy, name, version, body);
+        let sent = self.engine.submit(&config).await?;
+        let answer = sent.answer.await.context("the engine has stopped")?;
+        match answer.refused {
+            Some(reason) => bail!("{name} is not activated: {reason}"),
+            None => Ok(()),
+        }
     }
+}
+
+/// The activation of `body` as version `version` of `name`, under the operator's signature.
+pub(crate) fn activation(
+    operator: &KeyPair,
+    kind: ConfigKind,
+    name: &str,
+    version: u64,
+    body: String,
+) -> Input {
+    let mut config = ConfigActivated {
+        kind,
+        name: name.to_owned(),
+        version,
+        digest: ConfigActivated::digest_of(&body),
+        approved_by: OPERATOR.to_owned(),
+        audit_log_id: None,
+        body: Some(body),
+        signature: None,
+    };
+    let signature = operator.sign(schemas::event::CONFIG_DOMAIN, &config.statement());
+    config.signature = Some(signature_text(&signature));
+    let key_id = Some(operator.public().id());
+    let actor = Actor { id: OPERATOR.to_owned(), kind: ActorKind::Human, key_id };
+    Input::new(actor, name, config)
 }
 
 /// The data directory's parts.
@@ -175,6 +187,14 @@ impl Layout {
     pub fn checkpoint(&self) -> PathBuf {
         self.0.join("checkpoint")
     }
+    /// The newest head that a witness cosigned.
+    pub fn witnessed(&self) -> PathBuf {
+        self.0.join(heads::WITNESSED)
+    }
+    /// Where the head record lies, as the last start was told.
+    pub fn head_record(&self) -> PathBuf {
+        self.0.join("head_record")
+    }
     /// The deployment's id.
     pub fn deployment(&self) -> PathBuf {
         self.0.join("deployment")
@@ -188,6 +208,36 @@ pub fn head_record_default(deployment: &str) -> PathBuf {
     let state =
         std::env::var_os("XDG_STATE_HOME").map_or_else(|| home.join(".local/state"), PathBuf::from);
     state.join("healwright").join("heads").join(format!("{deployment}-{PARTITION}"))
+}
+
+/// Where the head record of the deployment in `data` lies: where the last start that was told a
+/// place looked for it, and by default otherwise.
+///
+/// # Errors
+/// The note of that place cannot be read.
+pub fn head_record_of(data: &Path, deployment: &str) -> anyhow::Result<PathBuf> {
+    let told = Layout(data.to_owned()).head_record();
+    match std::fs::read_to_string(&told) {
+        Ok(path) => Ok(PathBuf::from(path.trim_end_matches('\n'))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(head_record_default(deployment))
+        }
+        Err(error) => Err(error).with_context(|| format!("reading {}", told.display())),
+    }
+}
+
+/// Keeps for `repair head` and `doctor` where a configured head record lies.
+fn remember_head_record(layout: &Layout, configured: Option<&Path>) -> anyhow::Result<()> {
+    let told = layout.head_record();
+    let done = match configured {
+        Some(path) => std::path::absolute(path)
+            .and_then(|path| std::fs::write(&told, format!("{}\n", path.display()))),
+        None => match std::fs::remove_file(&told) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        },
+    };
+    done.with_context(|| format!("writing {}", told.display()))
 }
 
 /// Chance from the operating system.
@@ -207,24 +257,38 @@ pub fn open(
     identity: &Identity,
     endpoint: &str,
 ) -> anyhow::Result<(Owner, Arc<dyn Log>)> {
-    let layout = Layout(config.data.clone());
     let deployment = &identity.deployment;
-    let log = EmbeddedLog::open(&config.data, deployment, PARTITION)?;
-    let log = Arc::new(log);
+    let log = Arc::new(EmbeddedLog::open(&config.data, deployment, PARTITION)?);
+    let layout = Layout(config.data.clone());
     std::fs::write(layout.deployment(), format!("{deployment}\n"))
         .with_context(|| format!("writing {}", layout.deployment().display()))?;
+    remember_head_record(&layout, config.head_record.as_deref())?;
     let record = config.head_record.clone().unwrap_or_else(|| head_record_default(deployment));
-    let heads = Heads::open(&record, Some(layout.checkpoint()))?;
+    let owner = take_office(&layout, log.clone(), identity, endpoint, &record)?;
+    Ok((owner, log))
+}
+
+/// Takes office on `log` under the head record at `record`.
+///
+/// # Errors
+/// The log is behind its head record, or does not fold as it did.
+pub(crate) fn take_office(
+    layout: &Layout,
+    log: Arc<EmbeddedLog>,
+    identity: &Identity,
+    endpoint: &str,
+    record: &Path,
+) -> anyhow::Result<Owner> {
+    let heads = Heads::open(record, Some(layout.checkpoint()))?;
     let office = Office {
         log: log.clone(),
-        store: log.clone(),
+        store: log,
         identity,
         endpoint: endpoint.to_owned(),
         heads,
         chance: os_chance(),
     };
-    let owner = Owner::elect(office, crate::engine::wall_now())?;
-    Ok((owner, log))
+    Ok(Owner::elect(office, crate::engine::wall_now())?)
 }
 
 /// Who this node is, and the operator's key where it is kept here.

@@ -4,19 +4,28 @@
 //! damaged journal and an overridden head record are set aside under another name.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use ledger::ChainVerifier;
 use ledger::bundle::{self, Files, Policy};
+use schemas::envelope::reference;
+use schemas::event::ConfigKind;
+use serde_json::json;
 use state::embedded::{EmbeddedLog, Part};
-use state::{Append, Changes, Log as _};
+use state::{Append, Changes, HeadRecord, Log as _};
 
-use crate::cli::{Repair, act};
+use crate::cli::{Form, Repair, act};
+use crate::engine::wall_now;
 use crate::evidence;
-use crate::node::{PARTITION, head_record_default};
+use crate::node::{PARTITION, activation, head_record_of, take_office};
 use crate::out::Out;
 use crate::session::Session;
+
+/// Under this name a person's decision about the head record stands in the journal. Persisted:
+/// frozen.
+const DECISION: &str = "head_record";
 
 /// Runs one of the repairs.
 ///
@@ -42,20 +51,88 @@ pub fn run(session: &Session, out: Out, command: &Repair) -> anyhow::Result<bool
     }
 }
 
-/// Sets the head record aside.
+/// Accepts what the log holds in place of what its head record says.
+///
+/// 1. The decision is journaled under the operator's signature; the head over it is signed and
+///    recorded beside. A crash until here leaves a start that is refused as before.
+/// 2. The old record is set aside. A crash after it leaves none, and no start is refused.
+/// 3. The new record takes its place.
 fn head(session: &Session, out: Out, reason: &str) -> anyhow::Result<bool> {
     refuse_while_running(session)?;
     let deployment =
         fs::read_to_string(session.layout().deployment()).context("reading the deployment id")?;
-    let record = head_record_default(deployment.trim());
-    let kept = record.with_extension("overridden");
+    let record = head_record_of(session.data(), deployment.trim())?;
+    if !record.is_file() {
+        bail!("there is no head record at {}; no start is refused for it", record.display());
+    }
+    let [accepted, kept] = [".accepted", ".overridden"].map(|it| beside(&record, it));
+    let seq = accept(session, &record, &accepted, reason)?;
     fs::rename(&record, &kept).with_context(|| format!("setting {} aside", record.display()))?;
+    // The last cosigned head may be one of the history that is given up.
+    let witnessed = session.layout().witnessed();
+    if witnessed.exists() {
+        fs::rename(&witnessed, beside(&witnessed, ".overridden"))
+            .with_context(|| format!("setting {} aside", witnessed.display()))?;
+    }
+    fs::rename(&accepted, &record).with_context(|| format!("writing {}", record.display()))?;
+    let place = reference(PARTITION, seq);
+    if out.form == Form::Json {
+        out.json(&json!({ "place": place, "head_record": record, "set_aside": kept }));
+        return Ok(true);
+    }
     out.line(&format!(
-        "the head record is set aside as {} ({reason}); what the log holds now is accepted with \
-         the next start, and witnesses will still refuse it",
+        "what the log holds is accepted, as {place} says; the former head record is set aside as \
+         {}, and witnesses will still refuse this history",
         kept.display()
     ));
     Ok(true)
+}
+
+/// Journals that a person accepts this log, with a head record of its own at `accepted`.
+fn accept(session: &Session, record: &Path, accepted: &Path, reason: &str) -> anyhow::Result<u64> {
+    let operator = session.keys().existing_operator()?;
+    let identity = session.keys().identity()?;
+    let layout = session.layout();
+    // What an attempt that was cut short has left would be ahead of this log.
+    remove(accepted)?;
+    let log = EmbeddedLog::open(session.data(), &identity.deployment, PARTITION)?;
+    let holds = log.head()?;
+    // A damaged record says nothing, and is set aside all the same.
+    let recorded = HeadRecord::open(record).ok().and_then(|it| it.last().copied());
+    let body = json!({
+        "reason": reason,
+        "recorded": recorded.map(|it| json!({
+            "size": it.size, "root": it.root, "batch": it.batch, "epoch": it.epoch,
+        })),
+        "accepted": { "size": holds.next_seq, "batch": holds.hash, "epoch": holds.epoch },
+    });
+    let mut owner = take_office(&layout, Arc::new(log), &identity, "repair", accepted)?;
+    let version = owner.active_config(DECISION).map_or(1, |it| it.version + 1);
+    let kind = ConfigKind::Baseline;
+    let input = activation(&operator, kind, DECISION, version, body.to_string());
+    owner.log().send(input.stream(), &[input.encode()?])?;
+    let cycle = owner.cycle(wall_now())?;
+    owner.sign_head(wall_now(), true)?;
+    remove(&beside(accepted, ".lock"))?;
+    let taken = cycle.taken.first().context("the journal has not taken the decision")?;
+    match &taken.refused {
+        Some(why) => bail!("the journal refuses the decision: {why}"),
+        None => Ok(taken.seq),
+    }
+}
+
+/// The path with `suffix` appended.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    if path.exists() {
+        fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Makes the journal anew from an export that verifies. State is folded with the next start, and
