@@ -1,5 +1,7 @@
 //! The commands that show that the account is true: export, verify, replay.
 
+mod gather;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,10 +13,12 @@ use schemas::{Hash, Ns};
 use serde_json::json;
 use state::embedded::Reader;
 use state::memory::MemoryLog;
-use state::{State, Store as _};
+use state::{State, Store};
 
+use self::gather::{Gathered, gather};
 use crate::cli::{Form, Verify};
 use crate::engine::fold::Place;
+use crate::engine::heads;
 use crate::engine::replay::{Replayed, replay_batch};
 use crate::journal::Journal;
 use crate::node::{Layout, LogChoice, PARTITION};
@@ -32,7 +36,7 @@ const READ_BYTES: usize = 8 * 1024 * 1024;
 pub fn export(session: &Session, out: Out, to: &Path) -> anyhow::Result<bool> {
     let files = match session.choice() {
         LogChoice::Embedded => files_of(session.data(), session.log()?)?,
-        LogChoice::Kafka(_) => bundle_of(session.shown_head()?, session.log()?)?,
+        LogChoice::Kafka(_) => bundle_of(session.shown_head()?, None, session.log()?)?,
     };
     if to.exists() {
         bail!("{} exists already; an export never overwrites", to.display());
@@ -45,14 +49,18 @@ pub fn export(session: &Session, out: Out, to: &Path) -> anyhow::Result<bool> {
             "bundle": to,
             "entries": report.n_entries,
             "files": files.len(),
+            "telemetry_ranges": report.n_ranges,
+            "verdict": report.verdict.as_str(),
             "root": report.root,
             "deployment": report.deployment,
         }));
     } else {
         out.line(&format!(
-            "{} entries in {} files: {}",
+            "{} entries and {} ranges of telemetry in {} files, {}: {}",
             report.n_entries,
+            report.n_ranges,
             files.len(),
+            report.verdict.as_str(),
             to.display()
         ));
         out.line(&format!(
@@ -73,14 +81,19 @@ pub fn files_of(data: &Path, log: &dyn Journal) -> anyhow::Result<Files> {
     let checkpoint = fs::read(layout.checkpoint()).with_context(|| {
         format!("no signed head in {}; `healwright up` signs one when it runs", data.display())
     })?;
-    bundle_of(checkpoint, log)
+    bundle_of(checkpoint, gather::beside(&layout), log)
 }
 
-/// The files of an export of `log` up to a signed head at least.
-fn bundle_of(checkpoint: Vec<u8>, log: &dyn Journal) -> anyhow::Result<Files> {
-    // The head is read before the chain, so the chain covers it.
+/// The files of an export of `log` up to a signed head at least; `beside` is a cosigned one.
+fn bundle_of(
+    checkpoint: Vec<u8>,
+    beside: Option<Vec<u8>>,
+    log: &dyn Journal,
+) -> anyhow::Result<Files> {
+    // The heads are read before the chain, so the chain covers them.
     log.catch_up()?;
     let head = log.head()?;
+    let Gathered { checkpoint, witnessed, telemetry } = gather(log, &head, checkpoint, beside)?;
     let (mut seq, mut failed) = (0, None);
     let mut run: std::vec::IntoIter<Vec<u8>> = Vec::new().into_iter();
     let mut batches = std::iter::from_fn(|| {
@@ -107,8 +120,8 @@ fn bundle_of(checkpoint: Vec<u8>, log: &dyn Journal) -> anyhow::Result<Files> {
         partition: head.partition,
         batches: &mut batches,
         checkpoint,
-        witnessed: None,
-        telemetry: std::collections::BTreeMap::new(),
+        witnessed,
+        telemetry,
     };
     let files = bundle::build(contents);
     match failed {
@@ -236,7 +249,11 @@ fn show(out: Out, report: &Report) {
     out.line(&format!("signed      {} of {} entries", report.signed_size, report.n_entries));
     let tail = report.unwitnessed_tail();
     let tail = if tail == 0 { String::new() } else { format!("; unwitnessed tail of {tail}") };
-    out.line(&format!("witnesses   {}{tail}", report.verdict.as_str()));
+    let names = report.witnesses.join(", ");
+    let names = if names.is_empty() { names } else { format!(" by {names}") };
+    out.line(&format!("witnesses   {}{names}{tail}", report.verdict.as_str()));
+    let sealed = if report.holds() { ", as they were sealed" } else { "" };
+    out.line(&format!("telemetry   {} ranges{sealed}", report.n_ranges));
 }
 
 /// A report as JSON.
@@ -257,6 +274,8 @@ pub fn report_json(report: &Report) -> serde_json::Value {
         "witnessed_size": report.witnessed_size,
         "unwitnessed_tail": report.unwitnessed_tail(),
         "verdict": report.verdict.as_str(),
+        "witnesses": report.witnesses,
+        "telemetry_ranges": report.n_ranges,
         "findings": findings,
     })
 }
@@ -284,8 +303,25 @@ pub struct ReplayReport {
     pub replayed: Replayed,
     /// CPU seconds of the replaying thread.
     pub cpu_s: f64,
-    /// Digest of the folded state.
+    /// Sequence of the next entry to fold.
+    pub next_seq: u64,
+    /// Digest of the folded state, with the full tiles of the tree as the owner keeps them.
     pub digest: Hash,
+}
+
+impl ReplayReport {
+    /// Whether `store` holds what was folded here. Nobody can say of a store at another place,
+    /// of a replay that stopped at a difference, and where detection was taken as recorded.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn state_matches(&self, store: &dyn Store) -> anyhow::Result<Option<bool>> {
+        let comparable = self.replayed.identical() && !self.replayed.as_recorded;
+        if !comparable || store.position()? != self.next_seq {
+            return Ok(None);
+        }
+        Ok(Some(store.digest()? == self.digest))
+    }
 }
 
 /// Folds the chain of `log` from zero into an empty state and compares.
@@ -316,7 +352,9 @@ pub fn replay_log<J: Journal + ?Sized>(log: &J) -> anyhow::Result<ReplayReport> 
         }
     }
     let cpu_s = thread_cpu_s() - began;
-    Ok(ReplayReport { replayed, cpu_s, digest: state.digest()? })
+    // The tiles are the owner's and no fold's, so growing them is no part of the folding time.
+    heads::regrow(log, &mut state, seq)?;
+    Ok(ReplayReport { replayed, cpu_s, next_seq: seq, digest: state.digest()? })
 }
 
 /// CPU time of this thread, seconds.
@@ -330,8 +368,12 @@ pub fn thread_cpu_s() -> f64 {
 /// # Errors
 /// The journal cannot be read.
 pub fn replay(session: &Session, out: Out) -> anyhow::Result<bool> {
-    let report = replay_log(session.log()?)?;
+    let log = session.log()?;
+    let report = replay_log(log)?;
     let replayed = &report.replayed;
+    let directory = session.directory()?;
+    let matches = directory.map(|store| report.state_matches(store)).transpose();
+    let matches = matches.context("reading the folded state")?.flatten();
     let rate = replayed.events as f64 / report.cpu_s.max(1e-9);
     if out.form == Form::Json {
         out.json(&json!({
@@ -342,14 +384,19 @@ pub fn replay(session: &Session, out: Out) -> anyhow::Result<bool> {
             "events_per_s_core": rate,
             "detection": if replayed.as_recorded { "as recorded" } else { "derived" },
             "state_digest": report.digest,
+            "state_matches": matches,
             "difference": replayed.difference.as_ref().map(|it| json!({
                 "place": it.place, "processor": it.processor,
                 "recorded": it.recorded, "derived": it.derived,
             })),
         }));
-        return Ok(replayed.identical());
+        return Ok(replayed.identical() && matches != Some(false));
     }
     match &replayed.difference {
+        None if matches == Some(false) => {
+            out.line(&out.paint(Colour::Bad, "the folded state is not what the journal says"));
+            out.line("  every decision is; `healwright repair state` folds the state anew");
+        }
         None => out.line(&format!(
             "{}: {} events, {} decisions derived again byte for byte, {} ({:.0} events/s)",
             out.paint(Colour::Good, "identical"),
@@ -365,5 +412,5 @@ pub fn replay(session: &Session, out: Out) -> anyhow::Result<bool> {
             out.line(&format!("  derived    {}", it.derived));
         }
     }
-    Ok(replayed.identical())
+    Ok(replayed.identical() && matches != Some(false))
 }

@@ -123,6 +123,17 @@ impl Session {
         Ok(self.reader.get_or_init(|| source))
     }
 
+    /// The data directory, where the log lies in it; it holds the folded state too.
+    ///
+    /// # Errors
+    /// As [`Session::log`].
+    pub fn directory(&self) -> anyhow::Result<Option<&Reader>> {
+        match self.source()? {
+            Source::Directory(reader) => Ok(Some(reader)),
+            Source::Cluster(_) => Ok(None),
+        }
+    }
+
     /// The signed head that the owner on a cluster has shown last.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use healwright::evidence::replay_log;
 use ledger::chain::ChainVerifier;
 use schemas::event::Mode;
-use schemas::{Entry, Event, Hash};
+use schemas::{Entry, Event};
 use state::Log;
 use topologies::profile::Profile;
 
@@ -45,12 +45,11 @@ pub(crate) fn check(world: &World) -> Result<(), String> {
     if let Some(it) = &replayed.replayed.difference {
         return Err(format!("replay differs at {}: {} / {}", it.place, it.recorded, it.derived));
     }
-    let held: Hash = world.disk.1.digest().map_err(|it| it.to_string())?;
-    // Beyond one full tile the owner keeps tiles of the tree beside what the folds say.
-    if entries.len() < ledger::tree::TILE_HASHES && held != replayed.digest {
-        return Err("the state is not what the chain folds to".to_owned());
+    match replayed.state_matches(&*world.disk.1).map_err(|it| it.to_string())? {
+        Some(true) => Ok(()),
+        Some(false) => Err("the state is not what the chain folds to".to_owned()),
+        None => Err("the state stands at another place than the chain".to_owned()),
     }
-    Ok(())
 }
 
 fn acknowledged_once(world: &World, entries: &[Entry]) -> Result<(), String> {
