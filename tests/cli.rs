@@ -8,7 +8,11 @@
 #[path = "blackbox/home.rs"]
 mod home;
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use home::Home;
 
@@ -37,6 +41,79 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// Answers every request on `listener` with 200 until it is told to stop; then nobody listens.
+fn answer(listener: TcpListener, stop: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            if stop.load(Ordering::SeqCst) {
+                return;
+            }
+            let mut stream = stream.unwrap();
+            // Whoever hangs up early has its answer.
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+}
+
+/// A bundle with a file of each kind: a service that was well and is not has led to evidence, and
+/// the runner has cosigned a head, which is journaled and not the newest one any more.
+fn witnessed() -> (Home, PathBuf) {
+    let home = Home::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let stop = Arc::new(AtomicBool::new(false));
+    answer(listener, stop.clone());
+    let service = format!(
+        "[[service]]\nname = \"shop\"\ncommand = [\"sleep\", \"600\"]\nprobe_url = {url:?}\n\
+         propose_only = true\n"
+    );
+    std::fs::write(home.path().join("hw.toml"), service).unwrap();
+    {
+        let _node =
+            home.start(&["up", "--config", "hw.toml", "--http", "127.0.0.1:0"], "ready: http://");
+        let anomaly = "slo.anomaly.detected.v1";
+        let (green, red) = (r#""health_to":"green""#, r#""health_to":"red""#);
+        let waits = [("head.cosigned.v1", ""), (anomaly, green), (anomaly, red)];
+        for (topic, word) in waits {
+            let words = ["events", "list", "--topic", topic, "-o", "json"];
+            let said = |ran: home::Ran| !ran.out.is_empty() && ran.out.contains(word);
+            assert!((0..2_000).any(|_| said(home.run(&words).expect(0))), "no {topic} {word}");
+            stop.store(word == green, Ordering::SeqCst);
+        }
+    }
+    let bundle = home.path().join("bundle");
+    home.run(&["export", "--to", "bundle"]).expect(0);
+    (home, bundle)
+}
+
+#[test]
+fn an_export_is_witnessed_by_the_runner_and_holds_the_telemetry_that_evidence_names() {
+    let (home, bundle) = witnessed();
+    let report = home.run(&["verify", "bundle", "-o", "json"]).expect(0).json();
+    assert_eq!(report["verdict"], "SELF-WITNESSED", "{report}");
+    assert!(report["witnesses"][0].as_str().unwrap().starts_with("runner/"), "{report}");
+    let ranges = files(&bundle.join("telemetry")).len();
+    assert!(ranges >= 1);
+    assert_eq!(report["telemetry_ranges"], ranges, "{report}");
+    let replayed = home.run(&["replay", "-o", "json"]).expect(0).json();
+    assert_eq!(replayed["state_matches"], true, "{replayed}");
+    // Without the file beside the journal, the cosigned head of the journal is taken.
+    std::fs::remove_file(home.data().join("witnessed")).unwrap();
+    home.run(&["export", "--to", "again"]).expect(0);
+    let report = home.run(&["verify", "again", "-o", "json"]).expect(0).json();
+    assert_eq!(report["verdict"], "SELF-WITNESSED", "{report}");
+    let verifier = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verifier/verify.py");
+    let mut command = home.command("python3");
+    command.args(["-c", "import cryptography"]);
+    if home::run(command).code == 0 {
+        let mut command = home.command("python3");
+        command.arg(verifier).args(["bundle", "again"]);
+        let ran = home::run(command).expect(0);
+        assert_eq!(ran.out.lines().count(), 2, "{ran:?}");
+    }
 }
 
 #[test]
@@ -153,9 +230,12 @@ fn a_path_that_is_no_bundle_is_answered_with_a_sentence() {
 
 #[test]
 fn any_flipped_bit_of_a_bundle_is_found_and_its_place_named() {
-    let (home, bundle) = exported();
+    let (home, bundle) = witnessed();
     let files = files(&bundle);
-    assert!(files.len() >= 4, "{files:?}");
+    for kind in ["checkpoint", "journal/", "manifest", "telemetry/", "tile/", "witnessed"] {
+        let mut names = files.iter().map(|it| it.strip_prefix(&bundle).unwrap());
+        assert!(names.any(|it| it.to_str().unwrap().starts_with(kind)), "{kind}: {files:?}");
+    }
     let seed = 7;
     let mut chance = seed;
     for n in 0..200 {
@@ -277,6 +357,66 @@ fn a_damaged_journal_is_made_anew_from_an_export() {
     drop(home.up());
     home.run(&["verify"]).expect(0);
     assert!(home.data().join("journal.damaged").is_dir(), "nothing was deleted");
+}
+
+#[test]
+fn a_configured_head_record_is_the_one_that_is_repaired_and_the_journal_says_so() {
+    let home = Home::new();
+    let record = home.path().join("elsewhere/head");
+    let text = format!("head_record = {record:?}\n");
+    std::fs::write(home.path().join("hw.toml"), text).unwrap();
+    let up = ["up", "--config", "hw.toml", "--no-runner", "--http", "127.0.0.1:0"];
+    drop(home.start(&up, "ready: http://"));
+    let backup = home.path().join("backup");
+    let copy = |from: &Path, to: &Path| {
+        let mut command = home.command("cp");
+        command.arg("-a").arg(from).arg(to);
+        home::run(command).expect(0);
+    };
+    copy(&home.data(), &backup);
+    drop(home.start(&up, "ready: http://"));
+    std::fs::remove_dir_all(home.data()).unwrap();
+    copy(&backup, &home.data());
+    let refused = home.run(&up).expect(2);
+    assert!(refused.err.contains("elsewhere/head"), "{refused:?}");
+    let before = std::fs::read(&record).unwrap();
+
+    let ran = home.run(&["repair", "head", "--reason", "the disk of Tuesday"]).expect(0);
+    assert!(ran.out.contains("immutable:log:0/"), "{ran:?}");
+    let aside = home.path().join("elsewhere/head.overridden");
+    assert_eq!(std::fs::read(aside).unwrap(), before, "nothing was deleted");
+    let listed = home.run(&["events", "list", "--topic", "config.activated.v1", "-o", "json"]);
+    let last = listed.out.lines().last().unwrap();
+    let last: serde_json::Value = serde_json::from_str(last).unwrap();
+    assert_eq!(last["payload"]["name"], "head_record", "{last}");
+    assert!(last["payload"]["body"].as_str().unwrap().contains("the disk of Tuesday"), "{last}");
+    assert_eq!(last["payload"]["signature"].as_str().unwrap().len(), 128, "{last}");
+
+    drop(home.start(&up, "ready: http://"));
+    home.run(&["verify"]).expect(0);
+    home.run(&["replay"]).expect(0);
+    let again = home.run(&["repair", "head", "--reason", "again"]).expect(0);
+    assert!(again.out.contains("immutable:log:0/"), "{again:?}");
+}
+
+#[test]
+fn a_damaged_head_record_is_set_aside_and_the_default_one_is_found() {
+    let home = Home::new();
+    drop(home.start(&["up", "--no-runner", "--http", "127.0.0.1:0"], "ready: http://"));
+    let folder = home.path().join(".local/state/healwright/heads");
+    let mut records = files(&folder);
+    records.retain(|it| it.extension().is_none());
+    let record = records.pop().unwrap();
+    std::fs::write(&record, "no record").unwrap();
+    let refused = home.run(&["up", "--no-runner", "--http", "127.0.0.1:0"]).expect(2);
+    assert!(refused.err.contains("healwright repair head"), "{refused:?}");
+    let ran = home.run(&["repair", "head", "--reason", "a bad disk", "-o", "json"]);
+    let ran = ran.expect(0).json();
+    assert!(ran["place"].as_str().unwrap().starts_with("immutable:log:0/"), "{ran}");
+    drop(home.start(&["up", "--no-runner", "--http", "127.0.0.1:0"], "ready: http://"));
+    std::fs::remove_file(&record).unwrap();
+    let ran = home.run(&["repair", "head", "--reason", "none"]).expect(2);
+    assert!(ran.err.contains("there is no head record at"), "{ran:?}");
 }
 
 #[test]
