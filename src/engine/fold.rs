@@ -92,8 +92,9 @@ pub fn processors() -> impl Iterator<Item = &'static Processor> {
 
 /// The last tick folded; zero before the first.
 pub fn last_tick(state: &State) -> Ns {
-    let bytes = state.get(TICK_KEY).and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok());
-    Ns(bytes.map_or(0, u64::from_be_bytes))
+    let mut tick = 0;
+    state.look(TICK_KEY, &mut |bytes| tick = bytes.try_into().map_or(0, u64::from_be_bytes));
+    Ns(tick)
 }
 
 /// Folds `input` to rest on `state`, giving its entries sequences from `first_seq`.
@@ -239,6 +240,9 @@ pub(super) struct Keyed<'a>(pub(super) &'a mut State);
 impl Store for Keyed<'_> {
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
         self.0.get(key)
+    }
+    fn look(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) {
+        self.0.look(key, look);
     }
     fn put(&mut self, key: &[u8], value: Vec<u8>) {
         self.0.put(key, value);

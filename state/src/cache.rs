@@ -24,14 +24,16 @@ impl Cache {
         Cache { young: HashMap::new(), old: HashMap::new(), young_bytes: 0, half: bytes_max / 2 }
     }
 
-    /// `None`: the cache does not know.
-    pub(crate) fn get(&mut self, key: &[u8]) -> Option<Option<Vec<u8>>> {
+    /// Shows `look` the value of `key`, or its known absence; answers whether the cache knew.
+    pub(crate) fn look(&mut self, key: &[u8], look: &mut dyn FnMut(Option<&[u8]>)) -> bool {
         if let Some(value) = self.young.get(key) {
-            return Some(value.clone());
+            look(value.as_deref());
+            return true;
         }
-        let (key, value) = self.old.remove_entry(key)?;
-        self.insert(key, value.clone());
-        Some(value)
+        let Some((key, value)) = self.old.remove_entry(key) else { return false };
+        look(value.as_deref());
+        self.insert(key, value);
+        true
     }
 
     pub(crate) fn insert(&mut self, key: Arc<[u8]>, value: Option<Vec<u8>>) {
@@ -46,6 +48,14 @@ impl Cache {
             let before = ENTRY_OVERHEAD + key_len + before.map_or(0, |it| it.len());
             self.young_bytes = self.young_bytes.saturating_sub(before);
         }
+    }
+
+    /// `None`: the cache does not know.
+    #[cfg(test)]
+    pub(crate) fn get(&mut self, key: &[u8]) -> Option<Option<Vec<u8>>> {
+        let mut found = None;
+        let known = self.look(key, &mut |value| found = value.map(<[u8]>::to_vec));
+        known.then_some(found)
     }
 
     #[cfg(test)]

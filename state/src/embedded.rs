@@ -55,7 +55,10 @@ use crate::{Append, Changes, Log, LogError, Store};
 /// Log and store of one partition in a data directory.
 pub struct EmbeddedLog {
     tables: Tables,
+    /// The end as `append` sees it; held from its first check to its answer.
     tail: Mutex<Tail>,
+    /// The end as everybody else sees it, so that nobody who reads waits for an fsync.
+    head: Mutex<Head>,
     inbox: Mutex<Queue>,
     control: Mutex<Queue>,
     telemetry: Group,
@@ -94,10 +97,12 @@ impl EmbeddedLog {
         tables.verify(&tail)?;
         let telemetry = Group::starting_at(tables.telemetry_end(&tail.head)?);
         let n_quarantined = tables.n_quarantined()?;
-        let positions = tail.head.positions;
+        let head = tail.head.clone();
+        let positions = head.positions;
         Ok(EmbeddedLog {
             tables,
             tail: Mutex::new(tail),
+            head: Mutex::new(head),
             inbox: Mutex::new(Queue::starting_at(positions.inbox)),
             control: Mutex::new(Queue::starting_at(positions.control)),
             telemetry,
@@ -163,7 +168,7 @@ impl EmbeddedLog {
 
 impl Log for EmbeddedLog {
     fn head(&self) -> Result<Head, LogError> {
-        Ok(lock(&self.tail).head.clone())
+        Ok(lock(&self.head).clone())
     }
 
     fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
@@ -205,6 +210,7 @@ impl Log for EmbeddedLog {
         lock(&self.inbox).forget(next.head.positions.inbox);
         lock(&self.control).forget(next.head.positions.control);
         *tail = next;
+        *lock(&self.head) = tail.head.clone();
         Ok(Append::Appended(tail.head.clone()))
     }
 
@@ -330,4 +336,23 @@ fn make_dir(dir: &Path) -> Result<(), LogError> {
 
 fn exists(path: &Path) -> Result<bool, LogError> {
     path.try_exists().map_err(|error| LogError::io("look for", path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use schemas::Head;
+
+    use super::{EmbeddedLog, lock};
+    use crate::Log as _;
+
+    #[test]
+    fn who_reads_the_chain_does_not_wait_for_an_append() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(dir.path(), "test", 0).unwrap();
+        let _an_append_waits_for_its_fsync = lock(&log.tail);
+        assert_eq!(log.head().unwrap(), Head::genesis("test", 0));
+        assert_eq!(log.read(0, 1).unwrap(), []);
+    }
 }

@@ -96,6 +96,10 @@ impl Output {
 pub trait Store {
     /// The value under `key`.
     fn get(&self, key: &[u8]) -> Option<Vec<u8>>;
+    /// Shows `look` the value under `key` where there is one: a read that copies nothing.
+    fn look(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) {
+        self.get(key).as_deref().into_iter().for_each(look);
+    }
     /// Sets the value under `key`.
     fn put(&mut self, key: &[u8], value: Vec<u8>);
     /// Removes `key`.
@@ -128,12 +132,17 @@ impl<'a> View<'a> {
 
     /// Another processor's value under `key`.
     pub fn peek<T: DeserializeOwned>(&self, processor: &str, key: &str) -> Option<T> {
-        decode(&self.store.get(&full_key(processor, key.as_bytes()))?)
+        let mut found = None;
+        let decode = &mut |value: &[u8]| found = decode(value);
+        self.store.look(&full_key(processor, key.as_bytes()), decode);
+        found
     }
 
     /// Keeps `value` under `key`.
     pub fn save<T: Serialize>(&mut self, key: &str, value: &T) {
-        let bytes = avro::to_bytes(value).expect("state types have an Avro form by their type");
+        let mut bytes = avro::to_bytes(value).expect("state types have an Avro form by their type");
+        // Most values are a few bytes and stay for long.
+        bytes.shrink_to_fit();
         self.store.put(&full_key(self.processor, key.as_bytes()), bytes);
     }
 

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rocksdb::{DB, Direction, IteratorMode, ReadOptions, WriteBatch};
+use rocksdb::{DB, IteratorMode, ReadOptions, WriteBatch};
 use schemas::link::election;
 use schemas::signature::{EpochClaim, PublicKey};
 use schemas::wire::{Reader, Writer};
@@ -233,20 +233,24 @@ impl Tables {
         let mut at = self.holding(from_seq)?;
         let mut batches: Vec<Batch> = Vec::new();
         let mut bytes = 0;
-        let start = at.to_be_bytes();
-        let mode = IteratorMode::From(&start, Direction::Forward);
-        for pair in self.db.iterator_cf_opt(self.family(JOURNAL), passing(), mode) {
+        // Read in place: a copy of each record would be most of a megabyte.
+        let mut iterator = self.db.raw_iterator_cf_opt(self.family(JOURNAL), passing());
+        iterator.seek(at.to_be_bytes());
+        loop {
             let key = at.to_be_bytes();
             let place = Place { family: JOURNAL, key: Some(&key) };
-            let (found, value) = pair.map_err(|error| place.unreadable(&self.db, &error))?;
-            if found[..] != key {
+            iterator.status().map_err(|error| place.unreadable(&self.db, &error))?;
+            let Some((found, value)) = iterator.item() else {
+                return Err(place.damaged(&self.db, "the journal ends before its head"));
+            };
+            if found != key {
                 return Err(place.damaged(&self.db, "its place in the journal is empty"));
             }
             bytes += value.len();
             if !batches.is_empty() && bytes > bytes_max {
                 return Ok(batches);
             }
-            let batch = self.decode(at, &value)?;
+            let batch = self.decode(at, value)?;
             if batches.last().is_some_and(|before| before.hash() != batch.header.prev) {
                 return Err(place.damaged(&self.db, "it does not name the batch before it"));
             }
@@ -257,10 +261,8 @@ impl Tables {
             if at >= head.next_seq || bytes >= bytes_max {
                 return Ok(batches);
             }
+            iterator.next();
         }
-        let key = at.to_be_bytes();
-        let place = Place { family: JOURNAL, key: Some(&key) };
-        Err(place.damaged(&self.db, "the journal ends before its head"))
     }
 
     /// First sequence of the batch that holds `seq`.

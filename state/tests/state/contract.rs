@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use schemas::{Batch, Hash, Head, Positions, Stream};
+use schemas::{Batch, Hash, Head, Positions, Skip, Stream};
 use state::embedded::EmbeddedLog;
 use state::kafka::{Cluster, KafkaLog};
 use state::memory::MemoryLog;
@@ -391,5 +391,27 @@ fn a_state_over_the_store_folds_to_the_same_digest_before_and_after_a_restart() 
         let state = State::new(bed.store()).unwrap();
         assert_eq!((pending, committed), (state.digest().unwrap(), bed.store().digest().unwrap()));
         assert_eq!(due, state.due(3, ALL));
+    }
+}
+
+/// Large enough that a log may check it in parts: a change in any part is found.
+#[test]
+fn a_large_batch_with_one_changed_entry_is_refused_and_leaves_nothing() {
+    for bed in beds() {
+        let author = Author::new(0);
+        let head = fill(bed.log(), &chain(&author, 0));
+        for at in [0, 299, 300, 599] {
+            let mut batch = author.batch(&head, 600, 512);
+            batch.entries[at].payload[7] ^= 1;
+            let refused = bed.log().append(&head, &batch, &put(b"key", b"value"));
+            let unlinked = matches!(refused, Err(LogError::Unlinked { skip: Skip::Body, .. }));
+            assert!(unlinked, "{at}: {refused:?}");
+        }
+        let mut batch = author.batch(&head, 600, 512);
+        batch.entries.swap(1, 2);
+        assert!(bed.log().append(&head, &batch, &Changes::default()).is_err());
+        assert_eq!(bed.log().head().unwrap(), head);
+        assert_eq!(bed.store().get(b"key").unwrap(), None);
+        append(bed.log(), &author.batch(&head, 600, 512));
     }
 }
