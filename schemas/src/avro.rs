@@ -36,8 +36,13 @@ impl serde::de::Error for AvroError {
 /// A `u64` above `i64::MAX`, or a shape that Avro has no counterpart for.
 pub fn to_bytes<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, AvroError> {
     let mut bytes = Vec::with_capacity(128);
-    value.serialize(&mut ser::Serializer { out: &mut bytes })?;
+    append(value, &mut bytes)?;
     Ok(bytes)
+}
+
+/// Puts the Avro datum of `value` behind what stands in `out`.
+pub(crate) fn append<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), AvroError> {
+    value.serialize(&mut ser::Serializer { out })
 }
 
 /// The value of an Avro datum; every byte must be used.

@@ -88,8 +88,11 @@ pub fn reads(kind: Kind, fingerprint: &[u8; 8]) -> bool {
 /// # Errors
 /// [`Error::Payload`] for a number outside the range of an Avro long.
 pub fn encode<T: Serialize>(kind: Kind, payload: &T) -> Result<Vec<u8>, Error> {
-    let datum = avro::to_bytes(payload).map_err(|error| wrong(kind, error.to_string()))?;
-    Ok(single_object(&fingerprint(kind), &datum))
+    let mut bytes = Vec::with_capacity(256);
+    bytes.extend_from_slice(&MARK);
+    bytes.extend_from_slice(&fingerprint(kind));
+    avro::append(payload, &mut bytes).map_err(|error| wrong(kind, error.to_string()))?;
+    Ok(bytes)
 }
 
 /// The payload of `kind`, written under its current or a released former schema.

@@ -142,8 +142,9 @@ impl Journal {
             wall: wall_now(),
             body: Hash::default(),
         };
-        let batch = Batch::sign(header, entries, &self.key);
-        self.heads.grow(&batch, &mut self.state);
+        let leaves: Vec<Hash> = entries.iter().map(Entry::leaf).collect();
+        let batch = Batch::sign_leaves(header, entries, &leaves, &self.key);
+        self.heads.grow(&leaves, &mut self.state);
         match self.log.append(&self.head, &batch, &self.state.changes())? {
             Append::Appended(head) => self.head = head,
             Append::Lost(_) => bail!("somebody else appends to the bench's log"),

@@ -20,7 +20,7 @@ use ledger::note::{Attestation, NoteKey};
 use ledger::tree::{TileId, Tree};
 use ledger::{checkpoint, proof};
 use schemas::signature::KeyPair;
-use schemas::{Batch, Hash, Head, Ns};
+use schemas::{Hash, Head, Ns};
 use state::head_record::Signed;
 use state::{HeadRecord, Log, State, Store};
 
@@ -131,11 +131,10 @@ impl Heads {
     }
 
     /// Takes the leaves of a batch that is about to be appended; its full tiles go into the same
-    /// write as the batch.
-    pub fn grow(&mut self, batch: &Batch, state: &mut State) {
-        for entry in &batch.entries {
-            self.tree.push(entry.leaf());
-        }
+    /// write as the batch. Whoever gives wrong ones has no head signed: they are compared with
+    /// what is read back.
+    pub fn grow(&mut self, leaves: &[Hash], state: &mut State) {
+        leaves.iter().for_each(|leaf| self.tree.push(*leaf));
         for (id, bytes) in self.tree.take_full_tiles() {
             state.put(&tile_key(id), bytes);
         }
@@ -168,20 +167,7 @@ impl Heads {
             return Ok(());
         }
         let from = self.read_back.size();
-        let mut seq = from;
-        while seq < head.next_seq {
-            let batches = log.read(seq, READ_BYTES)?;
-            if batches.is_empty() {
-                // Answered `Appended`, and not there: waiting for it would never end.
-                let place = schemas::envelope::reference(head.partition, seq);
-                return Err(EngineError::ReadBack { place });
-            }
-            for batch in batches {
-                batch.entries.iter().for_each(|entry| self.read_back.push(entry.leaf()));
-                seq = batch.next_seq();
-            }
-        }
-        self.read_back.take_full_tiles();
+        read_back(&mut self.read_back, log, head)?;
         if self.read_back.root() != self.tree.root() {
             let place = schemas::envelope::reference(head.partition, from);
             return Err(EngineError::ReadBack { place });
@@ -282,6 +268,22 @@ impl Heads {
     pub fn extends(&self, state: &State, old: u64) -> Result<Vec<Hash>, ledger::Error> {
         proof::consistency(&self.tree, old, self.signed_size(), &|id| tile(state, id))
     }
+}
+
+/// Grows `tree` with what the log gives back, up to `head`.
+fn read_back(tree: &mut Tree, log: &dyn Log, head: &Head) -> Result<(), EngineError> {
+    while tree.size() < head.next_seq {
+        let batches = log.read(tree.size(), READ_BYTES)?;
+        if batches.is_empty() {
+            // Answered `Appended`, and not there: waiting for it would never end.
+            let place = schemas::envelope::reference(head.partition, tree.size());
+            return Err(EngineError::ReadBack { place });
+        }
+        let entries = batches.iter().flat_map(|batch| &batch.entries);
+        entries.for_each(|entry| tree.push(entry.leaf()));
+    }
+    tree.take_full_tiles();
+    Ok(())
 }
 
 /// Grows the tree from the chain's first entry on. Its full tiles go into the state with the next

@@ -400,8 +400,9 @@ impl Owner {
             wall: self.place.wall,
             body: Hash::default(),
         };
-        let batch = Batch::sign(header, entries, &self.epoch_key);
-        self.heads.grow(&batch, &mut self.state);
+        let leaves: Vec<Hash> = entries.iter().map(Entry::leaf).collect();
+        let batch = Batch::sign_leaves(header, entries, &leaves, &self.epoch_key);
+        self.heads.grow(&leaves, &mut self.state);
         match self.log.append(&self.head, &batch, &self.state.changes())? {
             Append::Appended(head) => {
                 self.state.commit();
