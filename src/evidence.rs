@@ -27,7 +27,10 @@ use crate::session::Session;
 use crate::words;
 
 /// Journal records are read in runs of about this size.
-const READ_BYTES: usize = 8 * 1024 * 1024;
+const READ_BYTES: usize = 512 * 1024;
+/// A replay keeps this many changed keys before it merges them: keys that are rewritten by every
+/// batch are merged once, and what has been deleted again does not pile up.
+const PENDING_MAX: usize = 1 << 19;
 
 /// `healwright export --to BUNDLE`.
 ///
@@ -347,8 +350,10 @@ pub fn replay_log<J: Journal + ?Sized>(log: &J) -> anyhow::Result<ReplayReport> 
                 break;
             }
             seq = batch.next_seq();
-            store.commit(seq, &state.changes())?;
-            state.commit();
+            if state.n_pending() >= PENDING_MAX {
+                store.commit(seq, &state.changes())?;
+                state.commit();
+            }
         }
     }
     let cpu_s = thread_cpu_s() - began;

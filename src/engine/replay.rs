@@ -8,7 +8,7 @@
 
 use schemas::event::TelemetrySealed;
 use schemas::telemetry::Columns;
-use schemas::{Batch, Cause, Entry, Envelope, Event, Hash, Head};
+use schemas::{Batch, Cause, Entry, Envelope, Event, Head};
 use state::{State, Store};
 
 use super::EngineError;
@@ -102,7 +102,7 @@ pub fn replay_batch<J: Journal + ?Sized>(
         let recorded = consequences(&batch.entries[at..]);
         let incoming = incoming(input, event);
         let seq = input.envelope.seq;
-        let drafts = match fold::fold(state, &place, seq, incoming, &columns) {
+        let mut drafts = match fold::fold(state, &place, seq, incoming, &columns) {
             Ok(drafts) => drafts,
             Err(fault) => {
                 done.difference = Some(Difference {
@@ -114,7 +114,7 @@ pub fn replay_batch<J: Journal + ?Sized>(
                 return Ok(());
             }
         };
-        done.difference = compare(recorded, &drafts);
+        done.difference = compare(recorded, &mut drafts);
         done.events += recorded.len() as u64;
         done.compared += recorded.len() as u64 - 1;
         at += recorded.len();
@@ -174,15 +174,17 @@ pub(crate) fn kept_records<J: Journal + ?Sized>(
     Ok(whole.then_some(records))
 }
 
-/// Compares entry by entry: type, version, key, cause, actor and payload, byte for byte.
-fn compare(recorded: &[Entry], drafts: &[Draft]) -> Option<Difference> {
-    for (entry, draft) in recorded.iter().zip(drafts) {
-        let as_folded = Envelope { commitment: Hash::default(), ..entry.envelope.clone() };
-        if as_folded != draft.envelope || entry.payload != draft.payload {
+/// Compares entry by entry: type, version, key, cause, actor and payload, byte for byte. The
+/// commitment is the sequencer's; the drafts take the recorded one, so that the rest compares
+/// without a copy.
+fn compare(recorded: &[Entry], drafts: &mut [Draft]) -> Option<Difference> {
+    for (entry, draft) in recorded.iter().zip(&mut *drafts) {
+        draft.envelope.commitment = entry.envelope.commitment;
+        if entry.envelope != draft.envelope || entry.payload != draft.payload {
             return Some(Difference {
                 place: entry.envelope.reference(),
                 processor: processor_of(&entry.envelope),
-                recorded: describe(&as_folded, entry.event().ok().as_ref()),
+                recorded: describe(&entry.envelope, entry.event().ok().as_ref()),
                 derived: describe(&draft.envelope, Some(&draft.event)),
             });
         }
