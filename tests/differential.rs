@@ -75,7 +75,7 @@ fn probe(at: Ns, up: bool) -> Vec<u8> {
 }
 
 /// Runs one history with repeats, poison and a fault on `log`; answers its chain.
-fn history<L: Log + Store + 'static>(log: Arc<L>, dir: &Path) -> Vec<Vec<u8>> {
+fn history<L: Log + Store + 'static>(log: &Arc<L>, dir: &Path) -> Vec<Vec<u8>> {
     let mut chance = 7u64;
     let office = Office {
         log: log.clone(),
@@ -117,16 +117,16 @@ fn the_same_inputs_give_the_same_entries_on_every_log() {
     let dir = || tempfile::tempdir().unwrap();
     let deployment = identity().deployment;
     let (one, two, three) = (dir(), dir(), dir());
-    let memory = history(Arc::new(MemoryLog::new(&deployment, 0)), one.path());
+    let memory = history(&Arc::new(MemoryLog::new(&deployment, 0)), one.path());
     let data = two.path().join("data");
     let embedded = EmbeddedLog::open(&data, &deployment, 0).unwrap();
-    let embedded = history(Arc::new(embedded), two.path());
+    let embedded = history(&Arc::new(embedded), two.path());
     let url = format!("kafka://{}", bed::shared());
     let cluster = Cluster::parse(&url, &bed::prefix()).unwrap();
     cluster.prepare(1, &[]).unwrap();
     let data = three.path().join("data");
     let kafka = KafkaLog::open(&cluster, &data, &deployment, 0, Arc::new(|| {})).unwrap();
-    let kafka = history(Arc::new(kafka), three.path());
+    let kafka = history(&Arc::new(kafka), three.path());
     assert!(memory.len() > 60, "{} batches", memory.len());
     assert!(memory == embedded, "embedded differs from memory");
     assert!(memory == kafka, "Kafka differs from memory");

@@ -95,8 +95,6 @@ fn numbers(model: &Model, out: Out, all: bool) -> anyhow::Result<()> {
 }
 
 fn fields(profile: &Profile) -> anyhow::Result<serde_json::Map<String, Value>> {
-    match serde_json::to_value(profile).context("writing the profile as JSON")? {
-        Value::Object(fields) => Ok(fields),
-        other => anyhow::bail!("a profile is no object but {other}"),
-    }
+    let value = serde_json::to_value(profile).context("writing the profile as JSON")?;
+    value.as_object().cloned().context("a profile is a struct and so an object")
 }

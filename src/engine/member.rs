@@ -183,18 +183,19 @@ impl Member {
     }
 }
 
-/// What ends a time in office and not the member's.
+/// What ends a time in office and not the member's: somebody else is in office or claims it, or
+/// the cluster does not answer now.
 fn yielded(error: EngineError) -> Result<End, EngineError> {
-    match error {
+    let over = matches!(
+        &error,
         EngineError::Superseded { .. }
-        | EngineError::Log(LogError::Yielded { .. } | LogError::Unanswered { .. }) => {
-            tracing::info!(%error, "office is over");
-            Ok(End::Yielded)
-        }
-        EngineError::Log(LogError::Cluster { .. }) => {
-            tracing::warn!(%error, "office is over");
-            Ok(End::Yielded)
-        }
-        other => Err(other),
+            | EngineError::Log(
+                LogError::Yielded { .. } | LogError::Unanswered { .. } | LogError::Cluster { .. }
+            )
+    );
+    if over {
+        tracing::info!(%error, "office is over");
+        return Ok(End::Yielded);
     }
+    Err(error)
 }

@@ -173,7 +173,9 @@ impl KafkaLog {
         loop {
             // While the head is unchanged, the same bytes are sent again; a second copy does not
             // link. What the producer reports is not waited for: reading back is the answer.
-            let sent = self.sender.post(&topic, self.partition, &[record]);
+            // Nothing is appended to a chain that the next owner does not read to its end first,
+            // so an error here leaves no doubt behind.
+            self.sender.post(&topic, self.partition, &[record])?;
             let until = Instant::now() + RESEND_AFTER;
             while Instant::now() < until {
                 if let Some(answer) = self.tail.wait(Duration::from_millis(100), outcome) {
@@ -182,10 +184,6 @@ impl KafkaLog {
                 if self.closed.load(Ordering::SeqCst) {
                     return unanswered;
                 }
-            }
-            if let Err(error) = sent {
-                // Nothing was handed over, so nothing can link later.
-                return Err(error);
             }
         }
     }

@@ -1,0 +1,91 @@
+//! A node on a cluster: its place in the deployment, and an engine that shares its partition.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use schemas::signature::KeyPair;
+use state::kafka::group::Membership;
+use state::kafka::{Cluster, KafkaLog};
+
+use super::{Layout, LogChoice, NodeConfig, PARTITION, PARTITIONS, head_record_default, os_chance};
+use crate::engine::heads::Heads;
+use crate::engine::owner::{Office, Owner};
+use crate::engine::{Bell, Engine, Member};
+use crate::keys::{Identity, KeyDir};
+use crate::{fanout, join};
+
+/// Who this node is, and the operator's key where it is kept here.
+pub(super) async fn identities(config: &NodeConfig) -> anyhow::Result<(Identity, Option<KeyPair>)> {
+    let keys = KeyDir::of(&config.data);
+    match &config.log {
+        LogChoice::Embedded => Ok((keys.identity()?, Some(keys.operator()?))),
+        LogChoice::Kafka(cluster) => {
+            let (cluster, data) = (cluster.clone(), config.data.clone());
+            let joined = tokio::task::spawn_blocking(move || {
+                cluster.prepare(PARTITIONS, &fanout::topics())?;
+                let identity = join::identity(&cluster, &keys, &data)?;
+                let root = keys.existing_root().ok();
+                // The operator's key is made where the deployment was founded.
+                let operator = root.as_ref().map(|_| keys.operator()).transpose()?;
+                if let Some(root) = root.filter(|_| join::is_local(&cluster)) {
+                    join::admit_all(cluster, root);
+                }
+                anyhow::Ok((identity, operator))
+            });
+            joined.await.context("joining the cluster")?
+        }
+    }
+}
+
+/// An engine that shares its partition with other processes.
+pub(super) fn share(
+    config: &NodeConfig,
+    cluster: &Cluster,
+    identity: Identity,
+    endpoint: &str,
+) -> anyhow::Result<(Engine, Arc<KafkaLog>)> {
+    let layout = Layout(config.data.clone());
+    let deployment = identity.deployment.clone();
+    belongs(&layout, &deployment)?;
+    let bell = Bell::default();
+    let ringing = bell.clone();
+    let news: Arc<dyn Fn() + Send + Sync> = Arc::new(move || ringing.ring());
+    let log = KafkaLog::open(cluster, &config.data, &deployment, PARTITION, news.clone())?;
+    let log = Arc::new(log);
+    let name = format!("{deployment}-{}", identity.node.public().id());
+    let record = config.head_record.clone().unwrap_or_else(|| head_record_default(&name));
+    let (office_log, endpoint) = (log.clone(), endpoint.to_owned());
+    let elect = move || {
+        let shown = office_log.clone();
+        let heads = Heads::open(&record, Some(layout.checkpoint()))?
+            .shown(Box::new(move |note| shown.publish_head(note)));
+        let office = Office {
+            log: office_log.clone(),
+            store: office_log.clone(),
+            identity: &identity,
+            endpoint: endpoint.clone(),
+            heads,
+            chance: os_chance(),
+        };
+        Owner::elect(office, crate::engine::wall_now())
+    };
+    let membership = Membership::join(cluster, "healwright", news)?;
+    let member = Member::new(log.clone(), membership, PARTITION, Box::new(elect))?;
+    Ok((Engine::join(member, &bell)?, log))
+}
+
+/// Refuses a data directory that holds another log's history, and marks this one.
+fn belongs(layout: &Layout, deployment: &str) -> anyhow::Result<()> {
+    let mark = layout.0.join("shared-log");
+    if layout.journal().exists() && !mark.exists() {
+        anyhow::bail!(
+            "{} holds an embedded log, which is a history of its own; name another data \
+             directory for `--log kafka://…`",
+            layout.0.display()
+        );
+    }
+    std::fs::write(&mark, format!("{deployment}\n"))
+        .with_context(|| format!("writing {}", mark.display()))?;
+    std::fs::write(layout.deployment(), format!("{deployment}\n"))
+        .with_context(|| format!("writing {}", layout.deployment().display()))
+}
