@@ -462,7 +462,7 @@ fn the_schema_of_the_configuration_file_has_every_key_with_its_meaning() {
 #[test]
 fn every_number_is_shown_with_where_it_comes_from() {
     let home = Home::new();
-    let config = "profile = \"production\"\n[numbers]\nattempts_max = 2\n";
+    let config = "profile = \"production\"\n[numbers]\nattempts_max = 1\n";
     std::fs::write(home.path().join("hw.toml"), config).unwrap();
     let _node =
         home.start(&["up", "--http", "127.0.0.1:0", "--config", "hw.toml"], "ready: http://");

@@ -39,6 +39,7 @@ impl EmbeddedLog {
         write.put_cf(self.tables.family(META), KEY_OFFSET, offset.to_be_bytes());
         self.unsynced(write, "copy the journal")?;
         *tail = next;
+        *lock(&self.head) = tail.head.clone();
         Ok(Ok(tail.head.clone()))
     }
 

@@ -13,7 +13,7 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::types::RDKafkaErrorCode;
 use schemas::Stream;
 
@@ -35,6 +35,9 @@ const REPLICAS: usize = 3;
 /// How long telemetry and typed topics are kept where this process makes them. Beyond it, replay
 /// takes recorded anomalies as inputs.
 const EXPIRING_MS: &str = "604800000";
+/// How long a question about a partition may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the cluster may take to answer at the start.
 const START_WITHIN: Duration = Duration::from_secs(20);
 
@@ -135,6 +138,32 @@ impl Cluster {
     pub(crate) fn failed(&self, what: &str, error: impl fmt::Display) -> LogError {
         let what = format!("{what} on {}", self.brokers);
         LogError::Cluster { what, why: error.to_string() }
+    }
+
+    /// First offset of a partition and the one after its last. A leader that is being chosen is
+    /// waited for.
+    pub(crate) fn watermarks<C: ConsumerContext>(
+        &self,
+        consumer: &BaseConsumer<C>,
+        topic: &str,
+        partition: u32,
+    ) -> Result<(u64, u64), LogError> {
+        let number = i32::try_from(partition).unwrap_or(i32::MAX);
+        let until = Instant::now() + ANSWER_WITHIN;
+        loop {
+            match consumer.fetch_watermarks(topic, number, ANSWER_WITHIN) {
+                Ok((low, high)) => {
+                    let offset = |it| u64::try_from(it).unwrap_or(0);
+                    return Ok((offset(low), offset(high)));
+                }
+                Err(error) if until < Instant::now() => {
+                    return Err(self.failed(&format!("read {topic}"), error));
+                }
+                // Asked again at once where nobody leads; an answer that does not come has
+                // waited already.
+                Err(_) => std::thread::sleep(ASK_AGAIN),
+            }
+        }
     }
 
     /// Creates the topics that are missing, and checks the ones that are there. `typed` are the

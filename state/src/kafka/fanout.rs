@@ -70,8 +70,10 @@ impl Fanout {
         let failed = |error: KafkaError| self.cluster.failed(&format!("read {topic}"), error);
         let consumer: BaseConsumer =
             self.cluster.reader(Isolation::Committed).create().map_err(failed)?;
-        let asked = consumer.fetch_watermarks(&topic, self.partition, WITHIN);
-        let (low, high) = asked.map_err(failed)?;
+        let partition = u32::try_from(self.partition).unwrap_or(0);
+        let (low, high) = self.cluster.watermarks(&consumer, &topic, partition)?;
+        let offset = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
+        let (low, high) = (offset(low), offset(high));
         // Marks of transactions lie between the records, so the last one is looked for from
         // ever further back.
         let mut back = 16;

@@ -126,13 +126,12 @@ impl KafkaReader {
         let topic = self.cluster.topic(HEADS);
         let failed = |error: KafkaError| self.cluster.failed(&format!("read {topic}"), error);
         let number = i32::try_from(self.partition).unwrap_or(i32::MAX);
-        let asked = self.consumer.fetch_watermarks(&topic, number, READ_WITHIN);
-        let (low, high) = asked.map_err(failed)?;
+        let (low, high) = self.cluster.watermarks(&self.consumer, &topic, self.partition)?;
         if high <= low {
             return Ok(None);
         }
         let mut assignment = TopicPartitionList::new();
-        let last = Offset::Offset(high - 1);
+        let last = Offset::Offset(i64::try_from(high - 1).unwrap_or(i64::MAX));
         assignment.add_partition_offset(&topic, number, last).map_err(failed)?;
         self.consumer.assign(&assignment).map_err(failed)?;
         let began = Instant::now();
@@ -157,8 +156,8 @@ impl KafkaReader {
         let topic = self.cluster.topic(JOURNAL);
         let failed = |error: KafkaError| self.cluster.failed(&format!("read {topic}"), error);
         let number = i32::try_from(self.partition).unwrap_or(i32::MAX);
-        let asked = self.consumer.fetch_watermarks(&topic, number, READ_WITHIN);
-        let (_, end) = asked.map_err(failed)?;
+        let (_, end) = self.cluster.watermarks(&self.consumer, &topic, self.partition)?;
+        let end = i64::try_from(end).unwrap_or(i64::MAX);
         if end <= start {
             return Ok(());
         }

@@ -52,13 +52,13 @@ impl Roster {
     pub fn read(&self) -> Result<Vec<Vec<u8>>, LogError> {
         let topic = self.cluster.topic(NODES);
         let failed = |error: KafkaError| self.cluster.failed(&format!("read {topic}"), error);
-        let (_, end) = self.consumer.fetch_watermarks(&topic, 0, READ_WITHIN).map_err(failed)?;
+        let (_, end) = self.cluster.watermarks(&self.consumer, &topic, 0)?;
         let mut records = Vec::new();
         let until = Instant::now() + READ_WITHIN;
         while Instant::now() < until {
             let next = self.consumer.position().map_err(failed)?;
             let next = next.elements().first().and_then(|it| it.offset().to_raw()).unwrap_or(0);
-            if end <= next {
+            if end <= u64::try_from(next).unwrap_or(0) {
                 return Ok(records);
             }
             match self.consumer.poll(Duration::from_millis(100)) {

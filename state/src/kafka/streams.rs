@@ -82,8 +82,7 @@ impl Streams {
             lanes.push(Lane::at(stream, topic, queue, at(positions, stream)));
         }
         for lane in &mut lanes {
-            let asked = consumer.fetch_watermarks(&lane.topic, number, ARRIVE_WITHIN);
-            lane.end = u64::try_from(asked.map_err(failed)?.1).unwrap_or(0);
+            lane.end = cluster.watermarks(&consumer, &lane.topic, partition)?.1;
         }
         Ok(Streams { cluster: cluster.clone(), consumer, lanes })
     }
@@ -240,11 +239,12 @@ pub(crate) fn history(
     let failed = |error: KafkaError| cluster.failed(&format!("read {topic}"), error);
     let consumer: BaseConsumer = cluster.reader(Isolation::Committed).create().map_err(failed)?;
     let number = i32::try_from(partition).unwrap_or(i32::MAX);
-    let (low, high) = consumer.fetch_watermarks(&topic, number, ARRIVE_WITHIN).map_err(failed)?;
-    let from = i64::try_from(from).unwrap_or(i64::MAX).max(low);
+    let (low, high) = cluster.watermarks(&consumer, &topic, partition)?;
+    let from = from.max(low);
     if high <= from {
         return Ok(Vec::new());
     }
+    let from = i64::try_from(from).unwrap_or(i64::MAX);
     let mut assignment = TopicPartitionList::new();
     assignment.add_partition_offset(&topic, number, Offset::Offset(from)).map_err(failed)?;
     consumer.assign(&assignment).map_err(failed)?;
@@ -261,7 +261,7 @@ pub(crate) fn history(
                     return Ok(records);
                 }
                 records.push((at, record));
-                if high <= message.offset() + 1 || bytes >= bytes_max {
+                if high <= records.last().map_or(0, |(at, _)| at + 1) || bytes >= bytes_max {
                     return Ok(records);
                 }
             }

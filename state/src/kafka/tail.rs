@@ -46,7 +46,7 @@ pub(crate) struct Tail {
     shared: Arc<Shared>,
     consumer: Arc<BaseConsumer>,
     cluster: Cluster,
-    partition: i32,
+    partition: u32,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -102,7 +102,7 @@ impl Tail {
                 why: error.to_string(),
             })?;
         let (cluster, thread) = (cluster.clone(), Some(thread));
-        Ok(Tail { shared, consumer, cluster, partition: number, thread })
+        Ok(Tail { shared, consumer, cluster, partition, thread })
     }
 
     /// What is known now, without asking the broker.
@@ -134,9 +134,8 @@ impl Tail {
     /// The end of the chain as it stands on the broker at this call, or later.
     pub(crate) fn caught_up(&self) -> Result<Head, LogError> {
         let topic = self.cluster.topic(JOURNAL);
-        let asked = self.consumer.fetch_watermarks(&topic, self.partition, ASK_WITHIN);
-        let (_, end) =
-            asked.map_err(|error| self.cluster.failed("find the journal's end", error))?;
+        let (_, end) = self.cluster.watermarks(&self.consumer, &topic, self.partition)?;
+        let end = i64::try_from(end).unwrap_or(i64::MAX);
         let read = self.wait(ASK_WITHIN, |known| {
             let done = known.fault.is_some() || end <= known.next_offset;
             done.then(|| known.clone())
