@@ -66,12 +66,19 @@ async fn journal(app: &App, input: Input, wait: &Wait) -> Response {
             return problem(StatusCode::SERVICE_UNAVAILABLE, "not_journaled", error.to_string());
         }
     };
-    if app.0.engine.is_shared() && wait.wait.is_none() && sent.answer.try_recv().is_err() {
-        let stream = schemas::event::stream_name(sent.stream);
-        let body = json!({ "stream": stream, "position": sent.position });
-        return (StatusCode::ACCEPTED, Json(body)).into_response();
-    }
-    match tokio::time::timeout(ANSWER_WITHIN, sent.answer).await {
+    let answered = if app.0.engine.is_shared() && wait.wait.is_none() {
+        match sent.answer.try_recv() {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(_) => {
+                let stream = schemas::event::stream_name(sent.stream);
+                let body = json!({ "stream": stream, "position": sent.position });
+                return (StatusCode::ACCEPTED, Json(body)).into_response();
+            }
+        }
+    } else {
+        tokio::time::timeout(ANSWER_WITHIN, sent.answer).await
+    };
+    match answered {
         Ok(Ok(answer)) => {
             let place = schemas::envelope::reference(app.0.partition, answer.seq);
             if let Some(reason) = answer.refused {

@@ -17,6 +17,8 @@ use crate::LogError;
 use crate::memory::lock;
 
 const READ_WITHIN: Duration = Duration::from_secs(20);
+/// The broker's word that nothing more is there counts after this long without a record.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// The chain of one partition as the cluster holds it.
 pub struct KafkaReader {
@@ -138,9 +140,8 @@ impl KafkaReader {
         while began.elapsed() < READ_WITHIN {
             match self.consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => return Ok(message.payload().map(<[u8]>::to_vec)),
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+                Some(Err(KafkaError::PartitionEOF(_))) | None => {}
                 Some(Err(error)) => transient(&self.cluster, error)?,
-                None => {}
             }
         }
         Err(LogError::Unanswered { what: "read of the signed heads" })
@@ -164,19 +165,21 @@ impl KafkaReader {
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(&topic, number, Offset::Offset(start)).map_err(failed)?;
         self.consumer.assign(&assignment).map_err(failed)?;
-        let mut last = Instant::now();
+        let (mut last, mut at_end) = (Instant::now(), false);
         while last.elapsed() < READ_WITHIN {
             match self.consumer.poll(Duration::from_millis(100)) {
+                // Marks of a foreign transaction lie before the end and never arrive.
+                None if at_end && last.elapsed() > SETTLED => return Ok(()),
                 None => {}
                 Some(Ok(message)) => {
-                    last = Instant::now();
+                    (last, at_end) = (Instant::now(), false);
                     let offset = message.offset();
                     let batch = Batch::decode(message.payload().unwrap_or_default()).ok();
                     if !each(batch, offset) || end <= offset + 1 {
                         return Ok(());
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(KafkaError::PartitionEOF(_))) => at_end = true,
                 Some(Err(error)) => transient(&self.cluster, error)?,
             }
         }

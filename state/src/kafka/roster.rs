@@ -63,9 +63,9 @@ impl Roster {
             }
             match self.consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => records.push(message.payload().unwrap_or_default().to_vec()),
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(records),
+                // It may tell of an end that lay before what has been added since.
+                Some(Err(KafkaError::PartitionEOF(_))) | None => {}
                 Some(Err(error)) => super::streams::transient(&self.cluster, error)?,
-                None => {}
             }
         }
         Err(LogError::Unanswered { what: "read of the list of nodes" })
