@@ -111,6 +111,9 @@ pub enum Command {
     /// The configuration file
     #[command(subcommand)]
     Config(Config),
+    /// Who belongs to a deployment on a cluster
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Measure this machine
     Bench(Bench),
     /// Completions for a shell
@@ -152,6 +155,18 @@ pub struct Up {
     /// Do not start the local runner
     #[arg(long)]
     pub no_runner: bool,
+}
+
+/// `healwright node`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Who founded, who was admitted, who waits
+    List,
+    /// Certify a node that waits, with the root key of this data directory
+    Admit {
+        /// Its key's id, as `node list` shows it
+        key: String,
+    },
 }
 
 /// `healwright demo`.

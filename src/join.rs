@@ -19,7 +19,11 @@ use schemas::signature::{
 use serde::{Deserialize, Serialize};
 use state::kafka::{Cluster, Roster};
 
+use crate::cli::{Form, NodeCommand};
 use crate::keys::{Identity, KeyDir};
+use crate::node::LogChoice;
+use crate::out::Out;
+use crate::session::Session;
 
 /// Domain of a newcomer's signature over its request. Persisted: frozen.
 const REQUEST_DOMAIN: &str = "healwright/node-request/v1";
@@ -259,6 +263,51 @@ pub fn admit_all(cluster: Cluster, root: KeyPair) {
             std::thread::sleep(LOOK_EVERY);
         }
     });
+}
+
+/// `healwright node list` and `healwright node admit KEY`.
+///
+/// # Errors
+/// The log is not on a cluster, nobody with that key waits, or the root key is kept elsewhere.
+pub fn command(session: &Session, out: Out, command: &NodeCommand) -> anyhow::Result<bool> {
+    let LogChoice::Kafka(cluster) = session.choice() else {
+        bail!("an embedded log belongs to one node; name a cluster with `--log kafka://…`");
+    };
+    let mut list = List::open(cluster)?;
+    match command {
+        NodeCommand::List => show(out, &list.members),
+        NodeCommand::Admit { key } => {
+            let waits = list.members.waiting().find(|(_, it)| it.id() == *key).cloned();
+            let Some((name, node)) = waits else {
+                bail!("no node with the key {key} waits; `healwright node list` shows who does");
+            };
+            list.admit(&session.keys().existing_root()?, node)?;
+            out.remark(&format!("{name} ({key}) belongs to the deployment now"));
+        }
+    }
+    Ok(true)
+}
+
+fn show(out: Out, members: &Members) {
+    let admitted = |key: &PublicKey| members.admitted.iter().any(|(it, _)| it == key);
+    let standing = |key| if admitted(key) { "admitted" } else { "waits" };
+    let deployment = members.founded.as_ref().map(|(id, _)| id.clone());
+    if out.form == Form::Json {
+        let nodes = members.requested.iter();
+        let nodes = nodes.map(|(name, key)| {
+            serde_json::json!({ "name": name, "key": key.id(), "standing": standing(key) })
+        });
+        out.json(&serde_json::json!({
+            "schema": "healwright.nodes.v1",
+            "deployment": deployment,
+            "nodes": nodes.collect::<Vec<_>>(),
+        }));
+        return;
+    }
+    out.remark(&deployment.unwrap_or_else(|| "no deployment has been founded here".to_owned()));
+    let rows = members.requested.iter();
+    let rows = rows.map(|(name, key)| vec![name.clone(), key.id(), standing(key).to_owned()]);
+    out.table(&["node", "key", "standing"], &rows.collect::<Vec<_>>());
 }
 
 #[cfg(test)]

@@ -95,6 +95,7 @@ fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
         Command::Repair(args) => repair::run(&session, out, args),
         Command::Doctor => doctor::run(&session, out),
         Command::Config(args) => cli::config::run(&session, out, args),
+        Command::Node(args) => join::command(&session, out, args),
         Command::Bench(args) => bench::run(out, args),
         Command::Completions { shell } => {
             clap_complete::generate(

@@ -308,17 +308,7 @@ impl Node {
         let address = listener.local_addr().context("asking for the address")?;
         let (identity, operator) = shared::identities(&config).await?;
         let deployment = identity.deployment.clone();
-        let (engine, shared_log) = match &config.log {
-            LogChoice::Embedded => {
-                let (owner, log) = open(&config, &identity, &address.to_string())?;
-                (Engine::start(owner, log)?, None)
-            }
-            LogChoice::Kafka(cluster) => {
-                let (engine, log) =
-                    shared::share(&config, cluster, identity, &address.to_string())?;
-                (engine, Some(log))
-            }
-        };
+        let (engine, shared_log) = start_engine(&config, identity, &address.to_string())?;
         let handle = engine.handle();
         let projection = Projection::follow(handle.clone());
         notify::follow(&handle, config.escalation.clone());
@@ -402,6 +392,24 @@ impl Node {
             log.close();
         }
         drop(self.engine_thread);
+    }
+}
+
+/// The engine of this node, and its log where that is shared.
+fn start_engine(
+    config: &NodeConfig,
+    identity: Identity,
+    endpoint: &str,
+) -> anyhow::Result<(Engine, Option<Arc<KafkaLog>>)> {
+    match &config.log {
+        LogChoice::Embedded => {
+            let (owner, log) = open(config, &identity, endpoint)?;
+            Ok((Engine::start(owner, log)?, None))
+        }
+        LogChoice::Kafka(cluster) => {
+            let (engine, log) = shared::share(config, cluster, identity, endpoint)?;
+            Ok((engine, Some(log)))
+        }
     }
 }
 

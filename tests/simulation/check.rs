@@ -56,9 +56,6 @@ fn acknowledged_once(world: &World, entries: &[Entry]) -> Result<(), String> {
     let mut places: BTreeMap<String, u64> = BTreeMap::new();
     for entry in entries {
         let Some(id) = entry.event().ok().as_ref().and_then(client_id) else { continue };
-        if id.contains("config") {
-            continue;
-        }
         if let Some(first) = places.insert(id.clone(), entry.envelope.seq) {
             return Err(format!("{id} stands at {first} and at {}", entry.envelope.seq));
         }

@@ -1,6 +1,6 @@
 //! Golden transcripts: the stories of the gate, readable without the code.
 
-use expect_test::expect;
+use expect_test::{expect, expect_file};
 use schemas::Kind;
 use schemas::event::RunnerStatus;
 use topologies::config::Service;
@@ -224,61 +224,7 @@ fn repairs_that_fail_cost_trust_then_a_person_s_consent_then_the_playbook_on_tha
     world.bench.advance(500);
     world.answer(RunnerStatus::Success, "restarted");
     world.recover("api");
-    expect![[r#"
-        seconds   event                  key          what
-            0.000 mode.changed           deployment   frozen → normal epoch 1: profile local activated
-            0.000 kpi.trust.update       rollback_release rollback_release 0.500 → 0.800: vouched_by_operator
-            0.000 kpi.trust.update       rebuild_environment rebuild_environment 0.500 → 0.800: vouched_by_operator
-            0.000 kpi.trust.update       restart_service restart_service 0.500 → 0.800: vouched_by_operator
-            0.000 kpi.trust.update       deployment   deployment 0.500 → 0.800: vouched_by_operator
-            0.000 slo.anomaly.detected   api          heartbeat unknown → green info: 3 against 3 in 1 s (probe)
-            8.000 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 1 s (probe)
-            8.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
-            8.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 1 of 10 in 10 min; open are 0 of 2 of this type and 0 of 8 in all
-            8.000 remediation.proposed   p1           1. restart_service restart:api (low impact, 0.80) else local://services/api
-            8.000 governance.decision    p1           approved (unattended):
-            8.000 runner.request         box          restart:api
-            8.500 runner.result          box          failed: the command was not found
-            8.500 l3.execution.result    p1           rejected: not done: the command was not found
-            8.500 kpi.trust.update       restart_service restart_service 0.800 → 0.720: not done: the command was not found
-            8.500 heal.escalated         inc-api      level 1 validation_failed: not done: the command was not found; trust in restart_service fell to 0.72, and it acts alone from 0.72 on; 1 of 3 repairs without effect until it is latched on api
-           16.000 slo.anomaly.detected   api          heartbeat red → red critical: 3 against 3 in 1 s (probe)
-           16.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
-           16.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 2 of 10 in 10 min; open are 0 of 2 of this type and 0 of 8 in all
-           16.000 remediation.proposed   p2           1. restart_service restart:api (low impact, 0.80) else local://services/api
-           16.000 governance.decision    p2           approved (unattended):
-           16.000 runner.request         box          restart:api
-           16.500 runner.result          box          failed: the command was not found
-           16.500 l3.execution.result    p2           rejected: not done: the command was not found
-           16.500 kpi.trust.update       restart_service restart_service 0.720 → 0.648: not done: the command was not found
-           16.500 heal.escalated         inc-api      level 2 validation_failed: not done: the command was not found; trust in restart_service fell to 0.65, and below 0.72 a person approves what it proposes: 3 approved repairs that help raise it again, or `healwright trust vouch restart_service`; 2 of 3 repairs without effect until it is latched on api
-           24.000 slo.anomaly.detected   api          heartbeat red → red critical: 3 against 3 in 1 s (probe)
-           24.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
-           24.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 3 of 10 in 10 min; open are 0 of 2 of this type and 0 of 8 in all
-           24.000 remediation.proposed   p3           1. restart_service restart:api (low impact, 0.80) else local://services/api
-           24.000 governance.decision    p3           needs_review (none): trust in restart_service 0.65 is below 0.72
-           24.000 heal.escalated         inc-api      level 4 repair_exhausted: a person decides, because trust in restart_service 0.65 is below 0.72; `healwright approve p3` or `healwright reject p3`
-           25.000 approval.given         p3           approve by alice: looked at it
-           25.000 governance.decision    p3           approved (simple):
-           25.000 runner.request         box          restart:api
-           25.500 runner.result          box          failed: the command was not found
-           25.500 l3.execution.result    p3           rejected: not done: the command was not found
-           25.500 kpi.trust.update       restart_service restart_service 0.648 → 0.583: not done: the command was not found
-           25.500 heal.escalated         inc-api      level 4 validation_failed: not done: the command was not found; trust in restart_service fell to 0.58, and below 0.72 a person approves what it proposes: 4 approved repairs that help raise it again, or `healwright trust vouch restart_service`; after 3 repairs without effect it is latched on api
-           32.000 slo.anomaly.detected   api          heartbeat red → red critical: 3 against 3 in 1 s (probe)
-           32.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
-           32.000 heal.trigger.evaluated restart_service restart_service over_budget (0 of 2 open): latched: 3 repairs of api by restart_service had no lasting effect; a changed configuration of api lifts it, or `healwright trust vouch restart_service --service api`
-           32.000 heal.escalated         inc-api      level 4 repair_exhausted: latched: 3 repairs of api by restart_service had no lasting effect; a changed configuration of api lifts it, or `healwright trust vouch restart_service --service api`
-           60.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 4 of 10 in 10 min; open are 0 of 2 of this type and 0 of 8 in all
-           60.000 kpi.trust.update       restart_service restart_service 0.583 → 0.800: vouched_by_operator: alice says the disk was full and is not any more
-           60.000 remediation.proposed   p4           1. restart_service restart:api (low impact, 0.80) else local://services/api
-           60.000 governance.decision    p4           approved (unattended):
-           60.000 runner.request         box          restart:api
-           60.500 runner.result          box          success: restarted
-           60.500 slo.anomaly.detected   api          heartbeat red → green info: 3 against 3 in 1 s (probe)
-           62.500 l3.execution.result    p4           promoted: api is well: 3 probes passed, 2 s after restart_service
-           62.500 kpi.trust.update       restart_service restart_service 0.800 → 0.820: api is well: 3 probes passed, 2 s after restart_service
-    "#]].assert_eq(&world.story());
+    expect_file!["golden/repairs_that_fail.txt"].assert_eq(&world.story());
 }
 
 /// The spec's numbers with an operator who lets proven playbooks act: each repair first waits
@@ -308,106 +254,7 @@ fn under_production_a_playbook_earns_that_it_may_act_alone() {
         world.bench.advance(10_000);
         world.resolve("api");
     }
-    expect![[r#"
-        seconds   event                  key          what
-            0.000 mode.changed           deployment   frozen → normal epoch 1: profile production activated
-            0.000 slo.anomaly.detected   api          heartbeat unknown → green info: 3 against 3 in 1 s (probe)
-            1.000 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 1 s (probe)
-            1.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
-            1.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 1 of 3 in 1 h; open are 0 of 2 of this type and 0 of 8 in all
-            1.000 remediation.proposed   p1           1. restart_service restart:api (low impact, 0.80) else local://services/api
-            1.000 governance.decision    p1           needs_review (none): trust in restart_service 0.50 is below 0.72
-            1.000 heal.escalated         inc-api      level 4 repair_exhausted: a person decides, because trust in restart_service 0.50 is below 0.72; `healwright approve p1` or `healwright reject p1`
-           61.000 approval.given         p1           approve by alice: looked at it
-           61.000 governance.decision    p1           approved (simple):
-           61.000 runner.request         box          restart:api
-           63.000 runner.result          box          success: restarted
-           65.000 slo.anomaly.detected   api          heartbeat red → green info: 3 against 3 in 1 s (probe)
-           73.000 l3.execution.result    p1           promoted: api is well: 1 probes passed, 10 s after restart_service
-           73.000 kpi.trust.update       restart_service restart_service 0.500 → 0.550: api is well: 1 probes passed, 10 s after restart_service
-           80.000 incident.changed       inc-api      resolved critical resolved: over
-         1861.000 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 1 s (probe)
-         1861.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
-         1861.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 2 of 3 in 1 h; open are 0 of 2 of this type and 0 of 8 in all
-         1861.000 remediation.proposed   p2           1. restart_service restart:api (low impact, 0.80) else local://services/api
-         1861.000 governance.decision    p2           needs_review (none): trust in restart_service 0.55 is below 0.72
-         1861.000 heal.escalated         inc-api      level 4 repair_exhausted: a person decides, because trust in restart_service 0.55 is below 0.72; `healwright approve p2` or `healwright reject p2`
-         1921.000 approval.given         p2           approve by alice: looked at it
-         1921.000 governance.decision    p2           approved (simple):
-         1921.000 runner.request         box          restart:api
-         1923.000 runner.result          box          success: restarted
-         1925.000 slo.anomaly.detected   api          heartbeat red → green info: 3 against 3 in 1 s (probe)
-         1933.000 l3.execution.result    p2           promoted: api is well: 1 probes passed, 10 s after restart_service
-         1933.000 kpi.trust.update       restart_service restart_service 0.550 → 0.595: api is well: 1 probes passed, 10 s after restart_service
-         1940.000 incident.changed       inc-api      resolved critical resolved: over
-         3721.000 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 1 s (probe)
-         3721.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
-         3721.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 2 of 3 in 1 h; open are 0 of 2 of this type and 0 of 8 in all
-         3721.000 remediation.proposed   p3           1. restart_service restart:api (low impact, 0.80) else local://services/api
-         3721.000 governance.decision    p3           needs_review (none): trust in restart_service 0.60 is below 0.72
-         3721.000 heal.escalated         inc-api      level 4 repair_exhausted: a person decides, because trust in restart_service 0.60 is below 0.72; `healwright approve p3` or `healwright reject p3`
-         3781.000 approval.given         p3           approve by alice: looked at it
-         3781.000 governance.decision    p3           approved (simple):
-         3781.000 runner.request         box          restart:api
-         3783.000 runner.result          box          success: restarted
-         3785.000 slo.anomaly.detected   api          heartbeat red → green info: 3 against 3 in 1 s (probe)
-         3793.000 l3.execution.result    p3           promoted: api is well: 1 probes passed, 10 s after restart_service
-         3793.000 kpi.trust.update       restart_service restart_service 0.595 → 0.636: api is well: 1 probes passed, 10 s after restart_service
-         3800.000 incident.changed       inc-api      resolved critical resolved: over
-         5581.000 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 1 s (probe)
-         5581.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
-         5581.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 2 of 3 in 1 h; open are 0 of 2 of this type and 0 of 8 in all
-         5581.000 remediation.proposed   p4           1. restart_service restart:api (low impact, 0.80) else local://services/api
-         5581.000 governance.decision    p4           needs_review (none): trust in restart_service 0.64 is below 0.72
-         5581.000 heal.escalated         inc-api      level 4 repair_exhausted: a person decides, because trust in restart_service 0.64 is below 0.72; `healwright approve p4` or `healwright reject p4`
-         5641.000 approval.given         p4           approve by alice: looked at it
-         5641.000 governance.decision    p4           approved (simple):
-         5641.000 runner.request         box          restart:api
-         5643.000 runner.result          box          success: restarted
-         5645.000 slo.anomaly.detected   api          heartbeat red → green info: 3 against 3 in 1 s (probe)
-         5653.000 l3.execution.result    p4           promoted: api is well: 1 probes passed, 10 s after restart_service
-         5653.000 kpi.trust.update       restart_service restart_service 0.636 → 0.672: api is well: 1 probes passed, 10 s after restart_service
-         5660.000 incident.changed       inc-api      resolved critical resolved: over
-         7441.000 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 1 s (probe)
-         7441.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
-         7441.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 2 of 3 in 1 h; open are 0 of 2 of this type and 0 of 8 in all
-         7441.000 remediation.proposed   p5           1. restart_service restart:api (low impact, 0.80) else local://services/api
-         7441.000 governance.decision    p5           needs_review (none): trust in restart_service 0.67 is below 0.72
-         7441.000 heal.escalated         inc-api      level 4 repair_exhausted: a person decides, because trust in restart_service 0.67 is below 0.72; `healwright approve p5` or `healwright reject p5`
-         7501.000 approval.given         p5           approve by alice: looked at it
-         7501.000 governance.decision    p5           approved (simple):
-         7501.000 runner.request         box          restart:api
-         7503.000 runner.result          box          success: restarted
-         7505.000 slo.anomaly.detected   api          heartbeat red → green info: 3 against 3 in 1 s (probe)
-         7513.000 l3.execution.result    p5           promoted: api is well: 1 probes passed, 10 s after restart_service
-         7513.000 kpi.trust.update       restart_service restart_service 0.672 → 0.705: api is well: 1 probes passed, 10 s after restart_service
-         7520.000 incident.changed       inc-api      resolved critical resolved: over
-         9301.000 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 1 s (probe)
-         9301.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
-         9301.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 2 of 3 in 1 h; open are 0 of 2 of this type and 0 of 8 in all
-         9301.000 remediation.proposed   p6           1. restart_service restart:api (low impact, 0.80) else local://services/api
-         9301.000 governance.decision    p6           needs_review (none): trust in restart_service 0.70 is below 0.72
-         9301.000 heal.escalated         inc-api      level 4 repair_exhausted: a person decides, because trust in restart_service 0.70 is below 0.72; `healwright approve p6` or `healwright reject p6`
-         9361.000 approval.given         p6           approve by alice: looked at it
-         9361.000 governance.decision    p6           approved (simple):
-         9361.000 runner.request         box          restart:api
-         9363.000 runner.result          box          success: restarted
-         9365.000 slo.anomaly.detected   api          heartbeat red → green info: 3 against 3 in 1 s (probe)
-         9373.000 l3.execution.result    p6           promoted: api is well: 1 probes passed, 10 s after restart_service
-         9373.000 kpi.trust.update       restart_service restart_service 0.705 → 0.734: api is well: 1 probes passed, 10 s after restart_service
-         9380.000 incident.changed       inc-api      resolved critical resolved: over
-        11161.000 slo.anomaly.detected   api          heartbeat green → red critical: 3 against 3 in 1 s (probe)
-        11161.000 rca.hypothesis         inc-api      class 3 code_bugs 0.80: api exists and does not answer
-        11161.000 heal.trigger.evaluated restart_service restart_service fired (0 of 2 open): restart_service on api: attempt 2 of 3 in 1 h; open are 0 of 2 of this type and 0 of 8 in all
-        11161.000 remediation.proposed   p7           1. restart_service restart:api (low impact, 0.80) else local://services/api
-        11161.000 governance.decision    p7           approved (unattended):
-        11161.000 runner.request         box          restart:api
-        11163.000 runner.result          box          success: restarted
-        11165.000 slo.anomaly.detected   api          heartbeat red → green info: 3 against 3 in 1 s (probe)
-        11173.000 l3.execution.result    p7           promoted: api is well: 1 probes passed, 10 s after restart_service
-        11173.000 kpi.trust.update       restart_service restart_service 0.734 → 0.761: api is well: 1 probes passed, 10 s after restart_service
-        11180.000 incident.changed       inc-api      resolved critical resolved: over
-    "#]].assert_eq(&world.story());
+    expect_file!["golden/a_playbook_earns_it.txt"].assert_eq(&world.story());
 }
 
 #[test]

@@ -1,0 +1,22 @@
+//! Where every number of a configuration comes from.
+
+use crate::home::Home;
+
+#[test]
+fn every_number_is_shown_with_where_it_comes_from() {
+    let home = Home::new();
+    let config = "profile = \"production\"\n[numbers]\nattempts_max = 1\n";
+    std::fs::write(home.path().join("hw.toml"), config).unwrap();
+    let _node =
+        home.start(&["up", "--http", "127.0.0.1:0", "--config", "hw.toml"], "ready: http://");
+    let shown = home.run(&["config", "show", "--effective", "--origin", "-o", "json"]).expect(0);
+    let numbers = shown.json()["numbers"].as_array().unwrap().clone();
+    let origin = |name: &str| {
+        let number = numbers.iter().find(|it| it["name"] == name).expect(name);
+        number["origin"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(origin("trust_min"), "profile production");
+    assert!(origin("attempts_max").starts_with("the configuration, version 1"), "{numbers:?}");
+    let own = home.run(&["config", "show", "--origin", "-o", "json"]).expect(0).json();
+    assert_eq!(own["numbers"].as_array().map(Vec::len), Some(1), "{own}");
+}
