@@ -12,7 +12,7 @@
 //! election makes every other owner stop. The consumer group ([`group`]) only says who should
 //! try. Durability is `acks=all` with `min.insync.replicas`.
 //!
-//! Threads: one follows the journal ([`tail`]), the producer reports on one, librdkafka fetches
+//! Threads: one follows the journal, the producer reports on one, librdkafka fetches
 //! on its own; `take` and `append` run on the owner's.
 //!
 //! What a crash leaves: the copy may lack its end and is read again; the state may lag the copy
