@@ -11,6 +11,9 @@ need "command -v c++" g++
 need "command -v make" make
 # libclang-cpp is another library, and often there without this one.
 need "ls /usr/lib/llvm-*/lib/ /usr/lib/*/ 2>/dev/null | grep -Eq '^libclang(-[0-9.]+)?[.]so'" libclang-dev
+# librdkafka speaks TLS and SASL with the system's OpenSSL.
+need "command -v pkg-config" pkg-config
+need "ls /usr/include/openssl/ssl.h" libssl-dev
 need "command -v bwrap" bubblewrap
 need "python3 -I -c 'import venv'" python3-venv
 need "python3 -c 'import cryptography' || /usr/bin/python3 -c 'import cryptography'" python3-cryptography
