@@ -10,7 +10,7 @@ need() { # COMMAND-OR-TEST PACKAGE
 need "command -v c++" g++
 need "command -v make" make
 # libclang-cpp is another library, and often there without this one.
-need "ls /usr/lib/llvm-*/lib/ /usr/lib/*/ 2>/dev/null | grep -Eq '^libclang(-[0-9.]+)?[.]so'" libclang-dev
+need "find /usr/lib/ -maxdepth 3 -name 'libclang.so*' -o -maxdepth 3 -name 'libclang-[0-9]*.so*' | grep ." libclang-dev
 # librdkafka speaks TLS and SASL with the system's OpenSSL.
 need "command -v pkg-config" pkg-config
 need "ls /usr/include/openssl/ssl.h" libssl-dev
