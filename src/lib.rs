@@ -34,6 +34,7 @@ use clap::{CommandFactory as _, Parser as _};
 use schemas::event::{ApprovalVerdict, FreezeVerb};
 
 use crate::cli::{Cli, Command, Form, act, read, release, trust};
+use crate::node::LogChoice;
 use crate::out::Out;
 use crate::session::Session;
 
@@ -71,8 +72,25 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }
 
+/// Refuses a cluster where a command would pass over it in silence.
+fn embedded_only(session: &Session, command: &Command) -> anyhow::Result<()> {
+    let alone = matches!(
+        command,
+        Command::Demo(_) | Command::Watch(_) | Command::Repair(_) | Command::Bench(_)
+    );
+    let bare = matches!(command, Command::Verify(args) if args.path.is_none());
+    if matches!(session.choice(), LogChoice::Kafka(_)) && (alone || bare) {
+        anyhow::bail!(
+            "this command works on an embedded log and not on a cluster; leave out `--log`{}",
+            if bare { ", or verify what `healwright export --to DIR` writes" } else { "" }
+        );
+    }
+    Ok(())
+}
+
 fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
     let session = Session::new(&cli.global)?;
+    embedded_only(&session, &cli.command)?;
     match &cli.command {
         Command::Up(args) => up::up(&session, out, args),
         Command::Demo(args) => demo::run(out, args),

@@ -17,6 +17,9 @@ use crate::keys::KeyDir;
 use crate::node::{Layout, LogChoice, PARTITION};
 use crate::projection::Projection;
 
+/// Nodes that are asked before a command gives up finding the one in office.
+const REDIRECTS_MAX: usize = 3;
+
 /// A data directory and the means to read it and to speak to its node; on a cluster, the log
 /// that lies there.
 pub struct Session {
@@ -204,22 +207,33 @@ impl Session {
         };
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .timeout_global(Some(std::time::Duration::from_secs(30)))
             .build()
             .into();
+        let body = serde_json::to_string(body).context("writing the request")?;
         // On a shared log an input is durable before it is journaled; a command waits for its
         // place all the same.
-        let url = format!("http://{}{path}?wait=journaled", running.http);
-        let body = serde_json::to_string(body).context("writing the request")?;
-        let mut request = agent.post(&url).header("content-type", "application/json");
-        if let Ok(token) = std::env::var("HEALWRIGHT_TOKEN") {
-            request = request.header("authorization", &format!("Bearer {token}"));
+        let mut url = format!("http://{}{path}?wait=journaled", running.http);
+        // A node that is not in office names the one that is; office moves, but not in circles.
+        for _ in 0..REDIRECTS_MAX {
+            let mut request = agent.post(&url).header("content-type", "application/json");
+            if let Ok(token) = std::env::var("HEALWRIGHT_TOKEN") {
+                request = request.header("authorization", &format!("Bearer {token}"));
+            }
+            let mut response = request.send(&body).with_context(|| format!("asking {url}"))?;
+            let status = response.status().as_u16();
+            let to = response.headers().get("location").and_then(|it| it.to_str().ok());
+            if let Some(to) = to.filter(|_| status == 307) {
+                url = to.to_owned();
+                continue;
+            }
+            let text = response.body_mut().read_to_string().context("reading the answer")?;
+            let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+            return Ok((status, value));
         }
-        let mut response = request.send(body).with_context(|| format!("asking {url}"))?;
-        let status = response.status().as_u16();
-        let text = response.body_mut().read_to_string().context("reading the answer")?;
-        let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Ok((status, value))
+        bail!("no node says that it is in office; try again in some seconds")
     }
 
     /// As [`Session::post`], with every refusal an error that carries the node's sentence.

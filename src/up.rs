@@ -37,7 +37,8 @@ pub fn up(session: &Session, out: Out, args: &cli::Up) -> anyhow::Result<bool> {
     runtime()?.block_on(async {
         let first = !session.layout().journal().exists();
         let node = Node::start(node, metrics).await?;
-        if first {
+        // A newcomer on a cluster has no root key to keep.
+        if first && session.data().join("keys/root.key").exists() {
             let keys = session.data().join("keys");
             out.remark(&format!(
                 "first start: keys are in {}; keep root.key somewhere else, the node does not \

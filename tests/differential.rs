@@ -107,7 +107,9 @@ fn history<L: Log + Store + 'static>(log: &Arc<L>, dir: &Path) -> Vec<Vec<u8>> {
     let end = log.head().unwrap().next_seq;
     while batches.last().map_or(0, Batch::next_seq) < end {
         let next = batches.last().map_or(0, Batch::next_seq);
-        batches.extend(log.read(next, usize::MAX).unwrap());
+        let more = log.read(next, usize::MAX).unwrap();
+        assert!(!more.is_empty(), "the chain has {end} entries and gives none from {next} on");
+        batches.extend(more);
     }
     batches.iter().map(Batch::encode).collect()
 }

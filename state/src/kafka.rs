@@ -22,6 +22,7 @@
 mod cluster;
 pub mod fanout;
 pub mod group;
+mod history;
 mod reader;
 mod roster;
 mod sender;
@@ -44,8 +45,9 @@ use schemas::link::election;
 use schemas::{Batch, Hash, Head, Stream, link};
 
 use self::cluster::{HEADS, JOURNAL, QUARANTINE};
+use self::history::History;
 use self::sender::Sender;
-use self::streams::{Streams, at, history};
+use self::streams::{Streams, at};
 use self::tail::Tail;
 use crate::embedded::{EmbeddedLog, Quarantined};
 use crate::log::RECORD_BYTES_MAX;
@@ -63,6 +65,7 @@ pub struct KafkaLog {
     tail: Tail,
     sender: Sender,
     streams: Mutex<Option<Streams>>,
+    history: History,
     /// Position after the last record that this process has sent to a stream.
     ends: Mutex<BTreeMap<Stream, u64>>,
     news: Arc<dyn Fn() + Send + Sync>,
@@ -92,6 +95,7 @@ impl KafkaLog {
             tail,
             sender: Sender::new(cluster)?,
             streams: Mutex::default(),
+            history: History::of(cluster, partition),
             ends: Mutex::default(),
             news,
             closed: AtomicBool::new(false),
@@ -115,11 +119,6 @@ impl KafkaLog {
         self.copy.elected()
     }
 
-    /// The highest epoch that a certified election claims, linked or not.
-    pub fn claimed(&self) -> u64 {
-        self.tail.known().claimed
-    }
-
     /// What is in quarantine.
     ///
     /// # Errors
@@ -133,7 +132,7 @@ impl KafkaLog {
         self.tail.known().n_skipped
     }
 
-    /// Office is over: the streams are let go, and an append that still waits gives up.
+    /// Office is over: the streams are let go.
     pub fn release(&self) {
         *lock(&self.streams) = None;
     }
@@ -170,12 +169,19 @@ impl KafkaLog {
             yields.then_some(Err(LogError::Yielded { epoch: known.claimed }))
         };
         let unanswered = Err(LogError::Unanswered { what: "append" });
+        let mut n_sent = 0u32;
         loop {
+            // Asked before every sending: whoever has read a higher claim sends nothing more.
+            if let Some(answer) = self.tail.wait(Duration::ZERO, outcome) {
+                return answer;
+            }
             // While the head is unchanged, the same bytes are sent again; a second copy does not
             // link. What the producer reports is not waited for: reading back is the answer.
-            // Nothing is appended to a chain that the next owner does not read to its end first,
-            // so an error here leaves no doubt behind.
-            self.sender.post(&topic, self.partition, &[record])?;
+            match self.sender.post(&topic, self.partition, &[record]) {
+                Ok(_) => n_sent += 1,
+                Err(error) if n_sent == 0 => return Err(error),
+                Err(_) => return unanswered,
+            }
             let until = Instant::now() + RESEND_AFTER;
             while Instant::now() < until {
                 if let Some(answer) = self.tail.wait(Duration::from_millis(100), outcome) {
@@ -257,11 +263,10 @@ impl Log for KafkaLog {
         let taken = at(positions, stream);
         let floor = if stream == Stream::Telemetry { self.copy.floor()? } else { taken };
         let from = from.max(floor);
-        let mut streams = lock(&self.streams);
         if from < taken {
-            drop(streams);
-            return history(&self.cluster, self.partition, stream, from, bytes_max);
+            return self.history.read(stream, from, bytes_max);
         }
+        let mut streams = lock(&self.streams);
         let streams = match &mut *streams {
             Some(streams) => streams,
             none => {
@@ -271,7 +276,7 @@ impl Log for KafkaLog {
         let end = self.end(stream);
         match streams.take(stream, from, bytes_max, taken, end)? {
             Some(records) => Ok(records),
-            None => history(&self.cluster, self.partition, stream, from, bytes_max),
+            None => self.history.read(stream, from, bytes_max),
         }
     }
 

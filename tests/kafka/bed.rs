@@ -49,6 +49,11 @@ impl Brokers {
             Command::new(script()).args([verb, &n.to_string(), "--dir"]).arg(bed).status().unwrap();
         assert!(told.success(), "kafka.sh {verb} {n}");
     }
+
+    /// The folder in which broker `n` keeps the partition `topic-0`, for a test that loses it.
+    pub(crate) fn folder(&self, n: u32, topic: &str) -> PathBuf {
+        self.dir.path().join("bed").join(n.to_string()).join("data").join(format!("{topic}-0"))
+    }
 }
 
 impl Drop for Brokers {

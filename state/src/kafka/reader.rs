@@ -12,7 +12,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use schemas::{Batch, Head, Stream, link};
 
 use super::cluster::{Cluster, HEADS, Isolation, JOURNAL};
-use super::streams::{history, transient};
+use super::history::History;
+use super::streams::transient;
 use crate::LogError;
 use crate::memory::lock;
 
@@ -26,6 +27,7 @@ pub struct KafkaReader {
     partition: u32,
     consumer: BaseConsumer,
     chain: Mutex<Chain>,
+    history: History,
 }
 
 struct Chain {
@@ -48,7 +50,8 @@ impl KafkaReader {
         let head = Head::genesis(deployment, partition);
         let chain = Chain { head, index: Vec::new(), n_skipped: 0, next_offset: 0 };
         let chain = Mutex::new(chain);
-        let reader = KafkaReader { cluster: cluster.clone(), partition, consumer, chain };
+        let history = History::of(cluster, partition);
+        let reader = KafkaReader { cluster: cluster.clone(), partition, consumer, chain, history };
         reader.catch_up()?;
         Ok(reader)
     }
@@ -117,7 +120,7 @@ impl KafkaReader {
     /// # Errors
     /// The cluster does not answer.
     pub fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
-        history(&self.cluster, self.partition, Stream::Telemetry, from, bytes_max)
+        self.history.read(Stream::Telemetry, from, bytes_max)
     }
 
     /// The last tree head that an owner has signed and shown.

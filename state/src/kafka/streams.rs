@@ -2,8 +2,8 @@
 //! on.
 //!
 //! Records are kept from what the chain has taken until it has taken them, so that after a lost
-//! append everything can be taken again without asking the broker. What lies below is read
-//! anew, for folding a gap and for replay.
+//! append everything can be taken again without asking the broker. What lies below is
+//! [`super::history`]'s.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -222,54 +222,10 @@ impl Lane {
     }
 }
 
-fn read(message: &BorrowedMessage<'_>) -> (u64, Vec<u8>) {
+/// Position and bytes of a record.
+pub(crate) fn read(message: &BorrowedMessage<'_>) -> (u64, Vec<u8>) {
     let at = u64::try_from(message.offset()).unwrap_or(0);
     (at, message.payload().unwrap_or_default().to_vec())
-}
-
-/// Records of a stream as the broker has them now, from `from` on, up to its end.
-pub(crate) fn history(
-    cluster: &Cluster,
-    partition: u32,
-    stream: Stream,
-    from: u64,
-    bytes_max: usize,
-) -> Result<Records, LogError> {
-    let topic = cluster.stream(stream);
-    let failed = |error: KafkaError| cluster.failed(&format!("read {topic}"), error);
-    let consumer: BaseConsumer = cluster.reader(Isolation::Committed).create().map_err(failed)?;
-    let number = i32::try_from(partition).unwrap_or(i32::MAX);
-    let (low, high) = cluster.watermarks(&consumer, &topic, partition)?;
-    let from = from.max(low);
-    if high <= from {
-        return Ok(Vec::new());
-    }
-    let from = i64::try_from(from).unwrap_or(i64::MAX);
-    let mut assignment = TopicPartitionList::new();
-    assignment.add_partition_offset(&topic, number, Offset::Offset(from)).map_err(failed)?;
-    consumer.assign(&assignment).map_err(failed)?;
-    let mut records: Records = Vec::new();
-    let mut bytes = 0;
-    let until = Instant::now() + ARRIVE_WITHIN;
-    while Instant::now() < until {
-        match consumer.poll(Duration::from_millis(100)) {
-            None => {}
-            Some(Ok(message)) => {
-                let (at, record) = read(&message);
-                bytes += record.len();
-                if !records.is_empty() && bytes > bytes_max {
-                    return Ok(records);
-                }
-                records.push((at, record));
-                if high <= records.last().map_or(0, |(at, _)| at + 1) || bytes >= bytes_max {
-                    return Ok(records);
-                }
-            }
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(records),
-            Some(Err(error)) => transient(cluster, error)?,
-        }
-    }
-    Err(LogError::Unanswered { what: "read of a stream" })
 }
 
 /// Where a stream's reader is not allowed to go on is an error; a broker that is away comes

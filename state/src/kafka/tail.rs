@@ -39,6 +39,8 @@ pub(crate) struct Known {
     next_offset: i64,
     /// Whether the broker has said that nothing more is there.
     at_end: bool,
+    /// Whether the copy's last batch has yet to be read again where it stood.
+    unproven: bool,
 }
 
 /// The follower of one partition's journal.
@@ -83,6 +85,7 @@ impl Tail {
             fault: None,
             next_offset: start,
             at_end: false,
+            unproven: last.is_some(),
         };
         let (consumer, moved, stop) = (Arc::new(consumer), Condvar::new(), AtomicBool::new(false));
         let shared = Arc::new(Shared { known: Mutex::new(known), moved, stop, news });
@@ -137,7 +140,7 @@ impl Tail {
         let (_, end) = self.cluster.watermarks(&self.consumer, &topic, self.partition)?;
         let end = i64::try_from(end).unwrap_or(i64::MAX);
         let read = self.wait(ASK_WITHIN, |known| {
-            let done = known.fault.is_some() || end <= known.next_offset;
+            let done = known.fault.is_some() || !known.unproven && end <= known.next_offset;
             done.then(|| known.clone())
         });
         // Control records of a foreign transaction have offsets and are never delivered; then
@@ -145,7 +148,13 @@ impl Tail {
         let read = read.unwrap_or_else(|| self.known());
         match read.fault {
             Some(fault) => Err(fault),
-            None if end <= read.next_offset || read.at_end => Ok(read.head),
+            // The topic ends where the copy's last batch stood: its tail was lost.
+            None if read.unproven && read.at_end => Err(LogError::Diverged {
+                next_seq: read.head.next_seq,
+                hash: read.head.hash,
+                why: "the topic ends before its last batch".to_owned(),
+            }),
+            None if !read.unproven && (end <= read.next_offset || read.at_end) => Ok(read.head),
             None => Err(LogError::Unanswered { what: "read of the journal's end" }),
         }
     }
@@ -200,9 +209,9 @@ impl Following {
     fn take(&mut self, record: &[u8], offset: i64) -> Result<(), LogError> {
         let at = u64::try_from(offset).unwrap_or(0);
         let batch = Batch::decode(record).ok();
-        if self.proof.take().is_some_and(|last| last == at) {
-            self.same(batch.as_ref())?;
-            self.advance(offset, |_| {});
+        if let Some(last) = self.proof.take() {
+            self.same(batch.as_ref().filter(|_| last == at))?;
+            self.advance(offset, |known| known.unproven = false);
             return Ok(());
         }
         let Some(batch) = batch else {

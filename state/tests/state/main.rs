@@ -11,6 +11,7 @@ mod damage;
 mod embedded;
 mod fixture;
 mod head_record;
+mod kafka;
 mod keyed;
 mod layout;
 mod memory;
