@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemas::cap::{Capped, cap};
 use schemas::event::Class;
 use schemas::{Batch, Entry, Kind};
 use state::Log;
@@ -130,5 +131,61 @@ fn record(source: &str, entry: &Entry) -> Record {
     if let Some(correlation) = &envelope.correlation {
         headers.push(("ce_correlationid", correlation.clone()));
     }
-    Record { topic, key: envelope.key.clone(), headers, value: entry.payload.clone() }
+    let value = match cap(envelope.kind, entry.payload.clone()) {
+        Capped::Inline(payload) => payload,
+        Capped::Summarized { payload, .. } => {
+            headers.push(("ce_redaction", "summary".to_owned()));
+            payload
+        }
+    };
+    Record { topic, key: envelope.key.clone(), headers, value }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use schemas::cap::Summary;
+    use schemas::envelope::Redaction;
+    use schemas::{Actor, Cause, Envelope, Hash, Ns, Uuid};
+
+    use super::*;
+
+    fn entry(payload: Vec<u8>) -> Entry {
+        let envelope = Envelope {
+            event_id: Uuid::default(),
+            kind: Kind::AnnotationAdded,
+            partition: 0,
+            seq: 7,
+            key: "shop".to_owned(),
+            tick: Ns(1),
+            wall: Ns(1),
+            actor: Actor::system("test"),
+            cause: Cause::Owner { epoch: 1, n: 0 },
+            correlation: Some("inc-1".to_owned()),
+            trace_id: None,
+            priority: 5,
+            ttl_ms: 0,
+            redaction: Redaction::None,
+            commitment: Hash::default(),
+        };
+        Entry::new(envelope, [0; 32], payload)
+    }
+
+    #[test]
+    fn a_record_is_the_stored_payload_with_its_place_and_above_the_cap_its_summary() {
+        let header = |record: &Record, name: &str| {
+            record.headers.iter().find(|it| it.0 == name).map(|it| it.1.clone())
+        };
+        let small = record("/healwright/d/0", &entry(vec![1, 2, 3]));
+        assert_eq!((small.topic.as_str(), small.key.as_str()), ("annotation.added.v1", "shop"));
+        assert_eq!(small.value, [1, 2, 3]);
+        assert_eq!(header(&small, "ce_place").unwrap(), "immutable:log:0/7");
+        assert_eq!(header(&small, "ce_correlationid").unwrap(), "inc-1");
+        assert_eq!(header(&small, "ce_redaction"), None);
+        let large = vec![5; 9000];
+        let summarized = record("/healwright/d/0", &entry(large.clone()));
+        assert_eq!(header(&summarized, "ce_redaction").unwrap(), "summary");
+        let summary = Summary::decode(&summarized.value).unwrap();
+        assert_eq!(summary.hash_of_full, Hash::of(&[&large]).to_digest());
+    }
 }

@@ -30,14 +30,14 @@ pub struct Session {
 
 enum Source {
     Directory(Reader),
-    Cluster(KafkaReader),
+    Cluster(Box<KafkaReader>),
 }
 
 impl Source {
     fn journal(&self) -> &dyn Journal {
         match self {
             Source::Directory(reader) => reader,
-            Source::Cluster(reader) => reader,
+            Source::Cluster(reader) => &**reader,
         }
     }
 }
@@ -121,7 +121,7 @@ impl Session {
         }
         let source = match &self.log {
             LogChoice::Embedded => Source::Directory(self.embedded()?),
-            LogChoice::Kafka(cluster) => Source::Cluster(on_cluster(cluster)?),
+            LogChoice::Kafka(cluster) => Source::Cluster(Box::new(on_cluster(cluster)?)),
         };
         Ok(self.reader.get_or_init(|| source))
     }

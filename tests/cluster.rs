@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "kafka/bed.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
 mod bed;
 #[path = "cluster/fleet.rs"]
 mod fleet;
@@ -15,8 +16,7 @@ use fleet::Fleet;
 
 #[test]
 fn three_nodes_found_one_deployment_and_acknowledge_on_each() {
-    let fleet = Fleet::start(bed::shared(), 3);
-    let mut fleet = fleet;
+    let mut fleet = Fleet::start(bed::shared(), 3);
     for round in 0..5 {
         for node in 0..3 {
             fleet.change(node, &format!("{round}-{node}"));
@@ -54,10 +54,21 @@ fn a20_owners_are_killed_again_and_again_and_nothing_acknowledged_is_lost() {
     }
     fleet.await_taken();
     fleet.check();
+    fleet.check_typed_topic();
     fleet.verify_export();
     gaps.sort();
     eprintln!("{kills} owners killed; decided again after {gaps:?}");
     assert!(gaps.last().is_some_and(|it| *it < Duration::from_secs(30)), "{gaps:?}");
+}
+
+#[test]
+fn a_freeze_is_answered_by_the_node_in_office_whichever_is_asked() {
+    let fleet = Fleet::start(bed::shared(), 2);
+    let owner = fleet.owner();
+    // A node that has not read of the election yet says 503, try again.
+    let to = fleet.redirected(1 - owner);
+    assert_eq!(to, format!("http://{}/api/incidents/freeze", fleet.address(owner)));
+    assert_eq!(fleet.freeze_unsigned(owner).0, 403, "an unsigned one is refused there");
 }
 
 #[test]

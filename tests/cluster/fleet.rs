@@ -101,6 +101,13 @@ impl Fleet {
 
     /// Status and body of one request; `None` when the node is not there, or goes away.
     fn ask(&self, node: usize, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+        let answer = self.raw(node, method, path, body)?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        let body = answer.split("\r\n\r\n").nth(1)?;
+        Some((status, serde_json::from_str(body).unwrap_or(Value::Null)))
+    }
+
+    fn raw(&self, node: usize, method: &str, path: &str, body: &str) -> Option<String> {
         let at = self.nodes[node].at;
         let mut stream = TcpStream::connect(at).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(15))).ok()?;
@@ -112,9 +119,30 @@ impl Fleet {
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
-        let status = answer.split(' ').nth(1)?.parse().ok()?;
-        let body = answer.split("\r\n\r\n").nth(1)?;
-        Some((status, serde_json::from_str(body).unwrap_or(Value::Null)))
+        Some(answer)
+    }
+
+    /// Where a node answers.
+    pub(crate) fn address(&self, node: usize) -> SocketAddr {
+        self.nodes[node].at
+    }
+
+    /// Status of a freeze that nobody signed, and where the node sends its sender.
+    pub(crate) fn freeze_unsigned(&self, node: usize) -> (u16, Option<String>) {
+        let body = r#"{"scope":"deployment","command":"freeze","signer_id":"nobody",
+                       "reason":"a test","signature":"00","signers":[]}"#;
+        let answer = self.raw(node, "POST", "/api/incidents/freeze", body).unwrap();
+        let to = answer.lines().find_map(|line| line.strip_prefix("location: "));
+        (answer.split(' ').nth(1).unwrap().parse().unwrap(), to.map(str::to_owned))
+    }
+
+    /// Where a node that is not in office sends a freeze.
+    pub(crate) fn redirected(&self, node: usize) -> String {
+        self.until(DECIDE_WITHIN, "a node says who is in office", || {
+            let (status, to) = self.freeze_unsigned(node);
+            assert!(status == 307 || status == 503, "{status}");
+            to
+        })
     }
 
     fn post(&self, node: usize, id: &str, query: &str) -> Option<(u16, Value)> {
@@ -202,6 +230,41 @@ impl Fleet {
             let n = listed.iter().filter(|it| *it == id).count();
             assert_eq!(n, 1, "{id} was acknowledged and stands {n} times\n{}", self.said());
         }
+    }
+
+    /// Kafka's own console consumer gets every change that is journaled, once, under
+    /// `read_committed`.
+    pub(crate) fn check_typed_topic(&self) {
+        let ran = self.run(99, &["events", "list", "--topic", "change.observed.v1", "-o", "json"]);
+        let lines = String::from_utf8(ran.stdout).unwrap();
+        let places = lines.lines().map(|line| {
+            let event: Value = serde_json::from_str(line).unwrap();
+            event["place"].as_str().unwrap().to_owned()
+        });
+        let mut journaled: Vec<String> = places.collect();
+        journaled.sort();
+        self.until(DECIDE_WITHIN, "every change is on its topic", || {
+            let mut published = self.consumed("change.observed.v1");
+            published.sort();
+            assert!(published.is_sorted_by(|a, b| a < b), "twice on the topic: {published:?}");
+            (published == journaled).then_some(())
+        });
+    }
+
+    /// Places of all events of a topic, as the console consumer prints them.
+    fn consumed(&self, topic: &str) -> Vec<String> {
+        let bootstrap = self.log.strip_prefix("kafka://").unwrap();
+        let topic = format!("{}{topic}", self.prefix);
+        let ran = Command::new(crate::bed::script())
+            .args(["tool", "org.apache.kafka.tools.consumer.ConsoleConsumer"])
+            .args(["--bootstrap-server", bootstrap, "--topic", &topic, "--from-beginning"])
+            .args(["--isolation-level", "read_committed", "--timeout-ms", "4000"])
+            .args(["--property", "print.headers=true"])
+            .output()
+            .unwrap();
+        let printed = String::from_utf8_lossy(&ran.stdout);
+        let places = printed.split("ce_place:").skip(1);
+        places.map(|it| it.split(',').next().unwrap_or_default().to_owned()).collect()
     }
 
     /// An export of the journal verifies, and every decision in it derives again.

@@ -84,7 +84,8 @@ pub(crate) fn prefix() -> String {
     format!("t{}-{n}.", std::process::id())
 }
 
-fn script() -> PathBuf {
+/// The script that starts brokers and runs Kafka's own tools.
+pub(crate) fn script() -> PathBuf {
     let at_root = PathBuf::from(SCRIPT_AT_ROOT);
     if at_root.exists() { at_root } else { SCRIPT.into() }
 }
