@@ -4,12 +4,12 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/healwright/target
 HEALWRIGHT := $(CARGO_TARGET_DIR)/debug/healwright
 
-.PHONY: demo test build setup lint fmt install kafka compose-check
+.PHONY: demo test build setup setup-test lint fmt install kafka compose-check
 
 demo: build
 	$(HEALWRIGHT) demo $(ARGS)
 
-test: build lint
+test: setup-test build lint
 	cargo test --workspace --quiet
 
 build: setup
@@ -17,6 +17,9 @@ build: setup
 
 setup:
 	@tools/setup.sh
+
+setup-test:
+	@tools/setup.sh test
 
 # A real Apache Kafka on loopback to try things against, until Ctrl-C; three with BROKERS=3.
 kafka:

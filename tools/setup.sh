@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the build and the demo need on Debian and Ubuntu, and says so; elsewhere says
-# what to install. Runs nothing when nothing is missing.
+# what to install. Runs nothing when nothing is missing. `setup.sh test` adds what tests alone need.
 set -euo pipefail
 
 missing=()
@@ -18,9 +18,11 @@ need "command -v bwrap" bubblewrap
 need "python3 -I -c 'import venv'" python3-venv
 need "python3 -c 'import cryptography' || /usr/bin/python3 -c 'import cryptography'" python3-cryptography
 need "command -v curl" curl
-# Tests against Kafka run the real broker, which Maven fetches, and compile a Java client.
-need "command -v javac" default-jdk-headless
-need "command -v mvn" maven
+if [ "${1:-}" = test ]; then
+  # Tests against Kafka run the real broker, which Maven fetches, and compile a Java client.
+  need "command -v javac" default-jdk-headless
+  need "command -v mvn" maven
+fi
 
 if [ ${#missing[@]} -gt 0 ]; then
   if ! command -v apt-get >/dev/null; then
@@ -50,5 +52,5 @@ if ! command -v cargo >/dev/null; then
 fi
 
 if [ ! -e "${CARGO_TARGET_DIR:-target}/debug/healwright" ]; then
-  echo "first build: RocksDB and about 200 crates are compiled; 10 to 25 minutes on two cores"
+  echo "first build: RocksDB, librdkafka and about 250 crates are compiled; 10 to 25 minutes on two cores"
 fi

@@ -175,7 +175,13 @@ impl Cluster {
         let consumer: BaseConsumer =
             self.client().create().map_err(|error| self.failed("start a client", error))?;
         let metadata = consumer.fetch_metadata(None, START_WITHIN);
-        let metadata = metadata.map_err(|error| self.failed("ask for the topics", error))?;
+        let metadata = metadata.map_err(|error| {
+            let why = format!(
+                "no broker answers ({error}); check address and port, or start one with \
+                 `make kafka`"
+            );
+            self.failed("ask for the topics", why)
+        })?;
         let replicas = metadata.brokers().len().min(REPLICAS);
         let there: BTreeMap<&str, usize> =
             metadata.topics().iter().map(|it| (it.name(), it.partitions().len())).collect();
