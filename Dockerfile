@@ -2,7 +2,7 @@
 # (bubblewrap, python3) and no compiler.
 FROM rust:1.95-bookworm AS build
 RUN apt-get update -qq \
-  && apt-get install -y -qq --no-install-recommends g++ make libclang-dev \
+  && apt-get install -y -qq --no-install-recommends g++ make libclang-dev libssl-dev pkg-config \
   && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY . .
@@ -11,7 +11,7 @@ RUN cargo build --locked --release --bin healwright
 FROM debian:bookworm-slim
 RUN apt-get update -qq \
   && apt-get install -y -qq --no-install-recommends \
-    bubblewrap ca-certificates curl procps python3 python3-venv tini \
+    bubblewrap ca-certificates curl libssl3 procps python3 python3-venv tini \
   && rm -rf /var/lib/apt/lists/* \
   && useradd --create-home --uid 1000 healwright \
   && install -d -o healwright -g healwright /data /shared

@@ -308,7 +308,7 @@ impl Node {
         let address = listener.local_addr().context("asking for the address")?;
         let (identity, operator) = shared::identities(&config).await?;
         let deployment = identity.deployment.clone();
-        let (engine, shared_log) = start_engine(&config, identity, &address.to_string())?;
+        let (engine, shared_log) = start_engine(&config, identity, &endpoint(address))?;
         let handle = engine.handle();
         let projection = Projection::follow(handle.clone());
         notify::follow(&handle, config.escalation.clone());
@@ -393,6 +393,14 @@ impl Node {
         }
         drop(self.engine_thread);
     }
+}
+
+/// Where others find this node: an address that stands for all of them is nobody's to others.
+fn endpoint(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        return format!("{}:{}", crate::keys::host_name(), address.port());
+    }
+    address.to_string()
 }
 
 /// The engine of this node, and its log where that is shared.

@@ -8,6 +8,8 @@
 mod bed;
 #[path = "cluster/fleet.rs"]
 mod fleet;
+#[path = "blackbox/ask.rs"]
+mod http;
 
 use std::time::Duration;
 

@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+#[path = "blackbox/ask.rs"]
+mod http;
+
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -36,20 +38,8 @@ fn up(home: &Path, at: SocketAddr) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// Status and body of one request; `None` when the node is not there, or goes away.
 fn ask(at: SocketAddr, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(at).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let status = answer.split(' ').nth(1)?.parse().ok()?;
-    Some((status, answer.split("\r\n\r\n").nth(1)?.to_owned()))
+    http::parts(&http::ask(at, method, path, body)?)
 }
 
 fn wait_until_ready(at: SocketAddr) -> Duration {

@@ -72,7 +72,7 @@ pub async fn owner(State(app): State<App>, request: Request, next: Next) -> Resp
     if seat.here {
         return next.run(request).await;
     }
-    if seat.endpoint.is_empty() || seat.endpoint == app.0.gate.listen.to_string() {
+    if seat.endpoint.is_empty() {
         let why = "no node holds office now; try again in some seconds";
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no_owner", why);
     }

@@ -20,3 +20,16 @@ fn every_number_is_shown_with_where_it_comes_from() {
     let own = home.run(&["config", "show", "--origin", "-o", "json"]).expect(0).json();
     assert_eq!(own["numbers"].as_array().map(Vec::len), Some(1), "{own}");
 }
+
+#[test]
+fn the_configurations_that_the_compose_file_mounts_are_good() {
+    let home = Home::new();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("ops/healwright");
+    let compose = include_str!("../../docker-compose.yml");
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(compose.contains(&format!("./ops/healwright/{name}:")), "{name} is not mounted");
+        home.run(&["config", "check", path.to_str().unwrap()]).expect(0);
+    }
+}

@@ -1,13 +1,14 @@
 //! Real processes that share one system on a cluster, and what they have acknowledged.
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use crate::http;
 
 /// A node that is not ready within this time never will be.
 const READY_WITHIN: Duration = Duration::from_secs(90);
@@ -101,25 +102,9 @@ impl Fleet {
 
     /// Status and body of one request; `None` when the node is not there, or goes away.
     fn ask(&self, node: usize, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
-        let answer = self.raw(node, method, path, body)?;
-        let status = answer.split(' ').nth(1)?.parse().ok()?;
-        let body = answer.split("\r\n\r\n").nth(1)?;
-        Some((status, serde_json::from_str(body).unwrap_or(Value::Null)))
-    }
-
-    fn raw(&self, node: usize, method: &str, path: &str, body: &str) -> Option<String> {
-        let at = self.nodes[node].at;
-        let mut stream = TcpStream::connect(at).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(15))).ok()?;
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n\
-             content-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer)
+        let answer = http::ask(self.nodes[node].at, method, path, body)?;
+        let (status, body) = http::parts(&answer)?;
+        Some((status, serde_json::from_str(&body).unwrap_or(Value::Null)))
     }
 
     /// Where a node answers.
@@ -131,7 +116,7 @@ impl Fleet {
     pub(crate) fn freeze_unsigned(&self, node: usize) -> (u16, Option<String>) {
         let body = r#"{"scope":"deployment","command":"freeze","signer_id":"nobody",
                        "reason":"a test","signature":"00","signers":[]}"#;
-        let answer = self.raw(node, "POST", "/api/incidents/freeze", body).unwrap();
+        let answer = http::ask(self.nodes[node].at, "POST", "/api/incidents/freeze", body).unwrap();
         let to = answer.lines().find_map(|line| line.strip_prefix("location: "));
         (answer.split(' ').nth(1).unwrap().parse().unwrap(), to.map(str::to_owned))
     }
@@ -211,16 +196,17 @@ impl Fleet {
         });
     }
 
-    /// Ids of all changes in the journal, read from the cluster alone.
-    fn listed(&self) -> Vec<String> {
+    /// All changes in the journal, read from the cluster alone.
+    fn changes(&self) -> Vec<Value> {
         let ran = self.run(99, &["events", "list", "--topic", "change.observed.v1", "-o", "json"]);
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
         let lines = String::from_utf8(ran.stdout).unwrap();
-        let ids = lines.lines().map(|line| {
-            let event: Value = serde_json::from_str(line).unwrap();
-            event["payload"]["id"].as_str().unwrap().to_owned()
-        });
-        ids.collect()
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn listed(&self) -> Vec<String> {
+        let ids = self.changes();
+        ids.iter().map(|it| it["payload"]["id"].as_str().unwrap().to_owned()).collect()
     }
 
     /// Every acknowledged change stands in the journal once.
@@ -235,12 +221,8 @@ impl Fleet {
     /// Kafka's own console consumer gets every change that is journaled, once, under
     /// `read_committed`.
     pub(crate) fn check_typed_topic(&self) {
-        let ran = self.run(99, &["events", "list", "--topic", "change.observed.v1", "-o", "json"]);
-        let lines = String::from_utf8(ran.stdout).unwrap();
-        let places = lines.lines().map(|line| {
-            let event: Value = serde_json::from_str(line).unwrap();
-            event["place"].as_str().unwrap().to_owned()
-        });
+        let changes = self.changes();
+        let places = changes.iter().map(|it| it["place"].as_str().unwrap().to_owned());
         let mut journaled: Vec<String> = places.collect();
         journaled.sort();
         self.until(DECIDE_WITHIN, "every change is on its topic", || {
