@@ -16,7 +16,16 @@ use crate::LogError;
 
 /// The lock of a data directory, held until it is dropped.
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a child that another thread is just starting holds a copy
+    /// of it until it runs its program, and the lock with it.
+    fn drop(&mut self) {
+        // It goes with the process in any case.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 impl Lock {
@@ -36,7 +45,7 @@ impl Lock {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(text.as_bytes()));
         written.map_err(|error| LogError::io("write", &path, error))?;
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
     }
 }
 

@@ -31,6 +31,23 @@ fn fill(log: &EmbeddedLog, n: usize) {
 }
 
 #[test]
+fn a_directory_is_free_at_once_although_children_are_being_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                std::process::Command::new("true").status().unwrap();
+            }
+        });
+        let opened = (0..60).map(|_| EmbeddedLog::open(dir.path(), &deployment(), 0).map(drop));
+        let refused = opened.filter_map(Result::err).next();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(refused.is_none(), "{refused:?}");
+    });
+}
+
+#[test]
 fn a_second_opening_is_refused_by_name_and_pid() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path().join("data");
