@@ -4,7 +4,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/healwright/target
 HEALWRIGHT := $(CARGO_TARGET_DIR)/debug/healwright
 
-.PHONY: demo test build setup setup-test lint fmt install kafka compose-check
+.PHONY: demo test build setup setup-test lint fmt install kafka bench-kafka compose-check
 
 demo: build
 	$(HEALWRIGHT) demo $(ARGS)
@@ -24,6 +24,12 @@ setup-test:
 # A real Apache Kafka on loopback to try things against, until Ctrl-C; three with BROKERS=3.
 kafka:
 	@tests/kafka/kafka.sh try --brokers $(or $(BROKERS),1)
+
+# Raw rdkafka, Healwright and Kafka Streams over the same topics on one broker: some minutes.
+# ARGS goes to benches/peers/run.sh, as in ARGS="--samples 2000000".
+bench-kafka: setup-test build
+	cargo build --workspace --examples
+	benches/peers/run.sh --table $(ARGS)
 
 # As much of docker-compose.yml as can be checked without an engine.
 compose-check:

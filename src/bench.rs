@@ -3,13 +3,14 @@
 
 mod heal;
 mod journal;
+mod kafka;
 mod replay;
 mod telemetry;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use schemas::signature::KeyPair;
 use serde_json::Value;
 use state::embedded::EmbeddedLog;
@@ -19,19 +20,27 @@ use crate::engine::heads::Heads;
 use crate::engine::owner::{Office, Owner};
 use crate::engine::wall_now;
 use crate::keys::Identity;
-use crate::node::{PARTITION, os_chance};
+use crate::node::{LogChoice, PARTITION, os_chance};
 use crate::out::Out;
+use crate::session::Session;
 
 /// Runs a bench.
 ///
 /// # Errors
 /// What keeps it from running.
-pub fn run(out: Out, args: &cli::Bench) -> anyhow::Result<bool> {
+pub fn run(session: &Session, out: Out, args: &cli::Bench) -> anyhow::Result<bool> {
     let (figures, lines) = match args.what {
         BenchKind::Journal => journal::run()?,
         BenchKind::Telemetry => telemetry::run()?,
         BenchKind::Replay => replay::run()?,
         BenchKind::Heal => heal::run(args.runs, out)?,
+        BenchKind::Kafka => match session.choice() {
+            LogChoice::Kafka(cluster) => kafka::run(cluster, args)?,
+            LogChoice::Embedded => bail!(
+                "`bench kafka` reads a filled topic: name the cluster with `--log kafka://…` and \
+                 the topic with `--topic-prefix`; `make bench-kafka` does all of it"
+            ),
+        },
     };
     if out.form == Form::Json {
         out.json(&figures);

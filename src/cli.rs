@@ -408,6 +408,15 @@ pub struct Bench {
     /// Runs of `heal`, and of each fault in it
     #[arg(long, default_value_t = 20, value_name = "N")]
     pub runs: u32,
+    /// Partitions of the topic that `kafka` reads
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub partitions: u32,
+    /// Series in it
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub series: u64,
+    /// Processes of the brokers, whose CPU time is told too
+    #[arg(long, default_value = "", value_name = "PID,…")]
+    pub broker_pids: String,
 }
 
 /// What `bench` measures.
@@ -421,6 +430,8 @@ pub enum BenchKind {
     Replay,
     /// Faults healed for real
     Heal,
+    /// Telemetry from a filled topic through seal, detection and the journal of a cluster
+    Kafka,
 }
 
 /// `healwright runner`.

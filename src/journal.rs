@@ -4,7 +4,7 @@
 use schemas::{Batch, Head, Stream};
 use state::embedded::Reader;
 use state::kafka::KafkaReader;
-use state::{Log, LogError};
+use state::{Log, LogError, Records};
 
 /// A chain that can be read.
 pub trait Journal {
@@ -24,7 +24,7 @@ pub trait Journal {
     ///
     /// # Errors
     /// The log is damaged.
-    fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError>;
+    fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Records, LogError>;
 
     /// Takes in what has been appended since.
     ///
@@ -42,7 +42,7 @@ impl Journal for dyn Log + '_ {
     fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
         Log::read(self, from_seq, bytes_max)
     }
-    fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+    fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Records, LogError> {
         Log::take(self, Stream::Telemetry, from, bytes_max)
     }
 }
@@ -54,7 +54,7 @@ impl Journal for Reader {
     fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
         Reader::read(self, from_seq, bytes_max)
     }
-    fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+    fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Records, LogError> {
         Reader::take(self, from, bytes_max)
     }
     fn catch_up(&self) -> Result<(), LogError> {
@@ -69,7 +69,7 @@ impl Journal for KafkaReader {
     fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
         KafkaReader::read(self, from_seq, bytes_max)
     }
-    fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+    fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Records, LogError> {
         KafkaReader::telemetry(self, from, bytes_max)
     }
     fn catch_up(&self) -> Result<(), LogError> {

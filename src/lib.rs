@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use schemas::event::{ApprovalVerdict, FreezeVerb};
 
-use crate::cli::{Cli, Command, Form, act, read, release, trust};
+use crate::cli::{BenchKind, Cli, Command, Form, act, read, release, trust};
 use crate::node::LogChoice;
 use crate::out::Out;
 use crate::session::Session;
@@ -74,10 +74,9 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 /// Refuses a cluster where a command would pass over it in silence.
 fn embedded_only(session: &Session, command: &Command) -> anyhow::Result<()> {
-    let alone = matches!(
-        command,
-        Command::Demo(_) | Command::Watch(_) | Command::Repair(_) | Command::Bench(_)
-    );
+    let here = matches!(command, Command::Bench(args) if args.what != BenchKind::Kafka);
+    let alone =
+        here || matches!(command, Command::Demo(_) | Command::Watch(_) | Command::Repair(_));
     let bare = matches!(command, Command::Verify(args) if args.path.is_none());
     if matches!(session.choice(), LogChoice::Kafka(_)) && (alone || bare) {
         anyhow::bail!(
@@ -114,7 +113,7 @@ fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
         Command::Doctor => doctor::run(&session, out),
         Command::Config(args) => cli::config::run(&session, out, args),
         Command::Node(args) => join::command(&session, out, args),
-        Command::Bench(args) => bench::run(out, args),
+        Command::Bench(args) => bench::run(&session, out, args),
         Command::Completions { shell } => {
             clap_complete::generate(
                 *shell,

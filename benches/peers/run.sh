@@ -10,7 +10,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 cache=${HEALWRIGHT_PEERS_CACHE:-$HOME/.cache/healwright/peers}
 samples=4000000 series=10000 partitions=4 batch=100 warmup=1000000 seed=1 session_ms=45000 table=no
-contenders=streams_cached,streams_default shapes=single,batched
+contenders=raw_poll,raw_batches,raw_produce,healwright,streams_cached,streams_default
+shapes=single,batched
 
 usage="usage: run.sh [--samples N] [--series N] [--partitions N] [--batch N] [--warmup N] [--seed N]
               [--session-ms N] [--contenders NAME,…] [--shapes single,batched] [--table]"
@@ -28,6 +29,19 @@ while [ $# -gt 0 ]; do
 done
 
 # --- Contenders: `contender_NAME TOPIC SHAPE` prints one JSON line -----------------------------
+
+contender_raw_poll() { raw "$1" poll; }
+contender_raw_batches() { raw "$1" batches; }
+contender_raw_produce() { raw "$1" produce; }
+
+raw() { "$target/debug/examples/raw" "$bootstrap" "$1" "$2"; }
+
+# The topic is PREFIXtelemetry; the journal and all else of the system lie beside it.
+contender_healwright() {
+  "$target/debug/healwright" bench kafka --log "kafka://$bootstrap" -o json \
+    --topic-prefix "${1%telemetry}" --partitions "$partitions" --series "$series" \
+    --broker-pids "$broker_pids"
+}
 
 contender_streams_cached() { streams "$@" --cache; }
 contender_streams_default() { streams "$@"; }
@@ -70,13 +84,17 @@ build_peer() {
 fill() { # SHAPE
   local n=1
   if [ "$1" = batched ]; then n=$batch; fi
-  peer fill --bootstrap "$bootstrap" --topic "bench.$1" --samples "$samples" --series "$series" \
+  peer fill --bootstrap "$bootstrap" --topic "bench.$1.telemetry" --samples "$samples" --series "$series" \
     --partitions "$partitions" --batch "$n" --seed "$seed"
 }
 
+target=${CARGO_TARGET_DIR:-$root/target}
 work=$(mktemp -d "${TMPDIR:-/tmp}/healwright-peers.XXXXXX")
 trap '"$root/tests/kafka/kafka.sh" stop --dir "$work/bed"; rm -rf "$work"' EXIT
 build_peer
+for program in "$target/debug/healwright" "$target/debug/examples/raw"; do
+  [ -x "$program" ] || { echo "$program is missing: \`make bench-kafka\` builds it" >&2; exit 2; }
+done
 # A broker as it would run in production: the whole compiler, a heap that holds its indexes.
 eval "$(HEALWRIGHT_KAFKA_JAVA_OPTS="-Xmx1g -XX:TieredStopAtLevel=4" \
   "$root/tests/kafka/kafka.sh" start --dir "$work/bed")"
@@ -88,7 +106,7 @@ for shape in ${shapes//,/ }; do
   fill "$shape" >>"$work/filled"
   for name in ${contenders//,/ }; do
     echo "running $name on bench.$shape" >&2
-    line=$("contender_$name" "bench.$shape" "$shape")
+    line=$("contender_$name" "bench.$shape.telemetry" "$shape")
     echo "{\"name\":\"$name\",\"shape\":\"$shape\",\"result\":$line}" >>"$work/results"
   done
 done
@@ -99,8 +117,15 @@ import json, os, sys
 filled = {it["topic"]: it for it in map(json.loads, open(sys.argv[1]))}
 results = [json.loads(it) for it in open(sys.argv[2])]
 for it in results:
-    expected = filled["bench." + it["shape"]]["expected_anomalies"]
-    it["agrees_with_reference"] = it["result"].get("anomalies") == expected
+    figures, topic = it["result"], filled["bench." + it["shape"] + ".telemetry"]
+    millions = topic["samples"] / 1e6
+    figures.setdefault("cpu_s_per_million", round(figures["cpu_s"] / millions, 4))
+    # Each is compared by what it can be asked for: every bit of its state, or its anomalies; a
+    # reader that computes nothing has read every record.
+    known = {"state": "expected_state", "anomalies": "expected_anomalies", "records": "records"}
+    it["agrees_with_reference"] = any(name in figures for name in known) and all(
+        figures[name] == topic[expected] for name, expected in known.items() if name in figures
+    )
 document = {
     "cores": os.cpu_count(), "load_average": os.getloadavg(),
     "filled": list(filled.values()), "results": results,

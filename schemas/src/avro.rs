@@ -57,6 +57,7 @@ pub fn from_bytes<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, AvroE
 }
 
 /// Takes one `int` or `long` from the front of `bytes`, for readers that stay in place.
+#[inline]
 pub(crate) fn take_long(bytes: &mut &[u8]) -> Result<i64, AvroError> {
     de::take_long(bytes)
 }

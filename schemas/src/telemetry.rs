@@ -12,18 +12,16 @@ use crate::event::{Kind, Series};
 use crate::{Error, avro, codec};
 
 /// One record, its columns decoded and its dictionary left in place.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Columns<'a> {
-    /// Who measured.
-    pub source: &'a str,
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Columns<'s, 'a> {
     /// Encoded [`Series`], one per dictionary entry: equal bytes, equal series.
-    pub series: Vec<&'a [u8]>,
+    pub series: &'s [&'a [u8]],
     /// Index into the dictionary, one per sample.
-    pub series_idx: Vec<u32>,
+    pub series_idx: &'s [u32],
     /// Event time of each sample, nanoseconds since the epoch.
-    pub ts_ns: Vec<u64>,
+    pub ts_ns: &'s [u64],
     /// Value of each sample.
-    pub value: Vec<f64>,
+    pub value: &'s [f64],
 }
 
 /// Decodes the identity of a series.
@@ -34,28 +32,62 @@ pub fn series(bytes: &[u8]) -> Result<Series, Error> {
     avro::from_bytes(bytes).map_err(|error| wrong(error.to_string()))
 }
 
-impl<'a> Columns<'a> {
-    /// Reads a record as it is stored: the single-object encoding of `telemetry.sample.v1`.
+/// The records of a sealed range, their columns laid end to end: where each record is one
+/// sample, four columns for each would cost more than the samples.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Samples<'a> {
+    series: Vec<&'a [u8]>,
+    series_idx: Vec<u32>,
+    ts_ns: Vec<u64>,
+    value: Vec<f64>,
+    /// Where each record ends: in the dictionary, and in the columns.
+    ends: Vec<(usize, usize)>,
+}
+
+impl<'a> Samples<'a> {
+    /// Those of one record.
+    ///
+    /// # Errors
+    /// As [`Samples::read`].
+    pub fn decode(record: &'a [u8]) -> Result<Self, Error> {
+        let mut samples = Samples::default();
+        samples.read(record)?;
+        Ok(samples)
+    }
+
+    /// None, with the memory of these: for a reader that reads range after range.
+    #[must_use]
+    pub fn recycle<'b>(mut self) -> Samples<'b> {
+        self.series.clear();
+        self.series_idx.clear();
+        self.ts_ns.clear();
+        self.value.clear();
+        self.ends.clear();
+        let Samples { series, series_idx, ts_ns, value, ends } = self;
+        // There is none; the vector's memory goes over to another lifetime.
+        let series = series.into_iter().map(|_| &[][..]).collect();
+        Samples { series, series_idx, ts_ns, value, ends }
+    }
+
+    /// Adds a record as it is stored: the single-object encoding of `telemetry.sample.v1`.
+    /// Nothing is added of one that is refused.
     ///
     /// # Errors
     /// [`Error::Payload`]: not this schema, columns of unequal length, or an index outside the
     /// dictionary.
-    pub fn decode(bytes: &'a [u8]) -> Result<Self, Error> {
-        let datum = codec::datum(Kind::TelemetrySample, bytes)?;
-        let mut cursor = Cursor { bytes: datum };
-        let source = cursor.text()?;
-        cursor.skip_text()?;
-        let columns = Columns {
-            source,
-            series: cursor.block(Cursor::series)?,
-            series_idx: cursor.block(Cursor::index)?,
-            ts_ns: cursor.block(Cursor::unsigned)?,
-            value: cursor.block(Cursor::double)?,
-        };
-        cursor.skip_option_text()?;
-        cursor.end()?;
-        columns.check()?;
-        Ok(columns)
+    pub fn read(&mut self, record: &'a [u8]) -> Result<(), Error> {
+        let (n_series, n_samples) = self.end();
+        let added = self.add(record, n_series, n_samples);
+        match added {
+            Ok(()) => self.ends.push((self.series.len(), self.value.len())),
+            Err(_) => {
+                self.series.truncate(n_series);
+                self.series_idx.truncate(n_samples);
+                self.ts_ns.truncate(n_samples);
+                self.value.truncate(n_samples);
+            }
+        }
+        added
     }
 
     /// Number of samples.
@@ -63,96 +95,147 @@ impl<'a> Columns<'a> {
         self.value.len()
     }
 
-    /// Whether the record holds no sample.
+    /// Whether there is no sample.
     pub fn is_empty(&self) -> bool {
         self.value.is_empty()
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// The records, in their order.
+    pub fn records(&self) -> impl Iterator<Item = Columns<'_, 'a>> {
+        let starts = std::iter::once(&(0, 0)).chain(&self.ends);
+        starts.zip(&self.ends).map(|(from, to)| Columns {
+            series: &self.series[from.0..to.0],
+            series_idx: &self.series_idx[from.1..to.1],
+            ts_ns: &self.ts_ns[from.1..to.1],
+            value: &self.value[from.1..to.1],
+        })
+    }
+
+    fn end(&self) -> (usize, usize) {
+        self.ends.last().copied().unwrap_or_default()
+    }
+
+    fn add(&mut self, record: &'a [u8], n_series: usize, n_samples: usize) -> Result<(), Error> {
+        let datum = codec::datum(Kind::TelemetrySample, record)?;
+        self.columns(datum, n_series, n_samples).map_err(wrong)
+    }
+
+    fn columns(&mut self, datum: &'a [u8], n_series: usize, n_samples: usize) -> Read<()> {
+        let mut cursor = Cursor { bytes: datum };
+        cursor.text()?;
+        cursor.skip_text()?;
+        cursor.block(&mut self.series, Cursor::series)?;
+        cursor.block(&mut self.series_idx, Cursor::index)?;
+        cursor.block(&mut self.ts_ns, {
+            let mut before = (&datum[..0], 0);
+            move |cursor| cursor.time(&mut before)
+        })?;
+        cursor.block(&mut self.value, Cursor::double)?;
+        cursor.skip_option_text()?;
+        cursor.end()?;
         let n = self.value.len();
         if self.series_idx.len() != n || self.ts_ns.len() != n {
-            return Err(wrong("its columns are of unequal length"));
+            return Err("its columns are of unequal length");
         }
-        if self.series_idx.iter().any(|index| *index as usize >= self.series.len()) {
-            return Err(wrong("a sample names a series outside the dictionary"));
+        let entries = self.series.len() - n_series;
+        if self.series_idx[n_samples..].iter().any(|index| *index as usize >= entries) {
+            return Err("a sample names a series outside the dictionary");
         }
         Ok(())
     }
 }
+
+/// What was read, or why it cannot be: an error of two words costs nothing where there is none.
+type Read<T> = Result<T, &'static str>;
 
 struct Cursor<'a> {
     bytes: &'a [u8],
 }
 
 impl<'a> Cursor<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8], Error> {
+    fn take(&mut self, n: usize) -> Read<&'a [u8]> {
         if n > self.bytes.len() {
-            return Err(wrong("it is cut short"));
+            return Err("it is cut short");
         }
         let (taken, rest) = self.bytes.split_at(n);
         self.bytes = rest;
         Ok(taken)
     }
 
-    fn long(&mut self) -> Result<i64, Error> {
-        avro::take_long(&mut self.bytes).map_err(|error| wrong(error.to_string()))
+    fn long(&mut self) -> Read<i64> {
+        avro::take_long(&mut self.bytes).map_err(|_| "a varint is cut short or too long")
     }
 
-    fn unsigned(&mut self) -> Result<u64, Error> {
-        u64::try_from(self.long()?).map_err(|_| wrong("a negative number"))
+    fn unsigned(&mut self) -> Read<u64> {
+        u64::try_from(self.long()?).map_err(|_| "a negative number")
     }
 
-    fn index(&mut self) -> Result<u32, Error> {
-        u32::try_from(self.long()?).map_err(|_| wrong("an index outside 32 bits"))
+    /// A time, and its bytes for the next: where a record is one sample of each series, all its
+    /// times are the same nine bytes.
+    fn time(&mut self, before: &mut (&'a [u8], u64)) -> Read<u64> {
+        let (bytes, time) = *before;
+        if !bytes.is_empty() && self.bytes.starts_with(bytes) {
+            self.bytes = &self.bytes[bytes.len()..];
+            return Ok(time);
+        }
+        let start = self.bytes;
+        let time = self.unsigned()?;
+        *before = (&start[..start.len() - self.bytes.len()], time);
+        Ok(time)
     }
 
-    fn double(&mut self) -> Result<f64, Error> {
+    fn index(&mut self) -> Read<u32> {
+        u32::try_from(self.long()?).map_err(|_| "an index outside 32 bits")
+    }
+
+    fn double(&mut self) -> Read<f64> {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(self.take(8)?);
         Ok(f64::from_le_bytes(bytes))
     }
 
-    fn text(&mut self) -> Result<&'a str, Error> {
+    fn text(&mut self) -> Read<&'a str> {
         let n = self.unsigned()? as usize;
-        std::str::from_utf8(self.take(n)?).map_err(|_| wrong("text is no UTF-8"))
+        std::str::from_utf8(self.take(n)?).map_err(|_| "text is no UTF-8")
     }
 
-    fn skip_text(&mut self) -> Result<(), Error> {
+    fn skip_text(&mut self) -> Read<()> {
         let n = self.unsigned()? as usize;
         self.take(n).map(|_| ())
     }
 
-    fn skip_option_text(&mut self) -> Result<(), Error> {
+    fn skip_option_text(&mut self) -> Read<()> {
         match self.long()? {
             0 => Ok(()),
             1 => self.skip_text(),
-            branch => Err(wrong(format!("union branch {branch} is not 0 or 1"))),
+            _ => Err("a union branch is not 0 or 1"),
         }
     }
 
     /// The bytes of one dictionary entry: service, host, key, labels.
-    fn series(&mut self) -> Result<&'a [u8], Error> {
+    fn series(&mut self) -> Read<&'a [u8]> {
         let start = self.bytes;
         self.skip_text()?;
         self.skip_text()?;
         self.skip_text()?;
-        self.block(|cursor| {
+        // A label is two texts; a vector of nothing takes no memory.
+        self.block(&mut Vec::new(), |cursor| {
             cursor.skip_text()?;
             cursor.skip_text()
         })?;
         Ok(&start[..start.len() - self.bytes.len()])
     }
 
-    /// The items of an array or map, up to the closing zero.
+    /// Adds the items of an array or map, up to the closing zero.
     fn block<T>(
         &mut self,
-        mut item: impl FnMut(&mut Self) -> Result<T, Error>,
-    ) -> Result<Vec<T>, Error> {
-        let mut items = Vec::new();
+        items: &mut Vec<T>,
+        mut item: impl FnMut(&mut Self) -> Read<T>,
+    ) -> Read<()> {
         loop {
             let count = self.long()?;
             if count == 0 {
-                return Ok(items);
+                return Ok(());
             }
             if count < 0 {
                 // A negative count is followed by the block's size in bytes.
@@ -161,7 +244,7 @@ impl<'a> Cursor<'a> {
             let count = count.unsigned_abs();
             // Every item takes a byte at least, so this bounds what a hostile count reserves.
             if count > self.bytes.len() as u64 {
-                return Err(wrong("more items than bytes"));
+                return Err("more items than bytes");
             }
             items.reserve(count as usize);
             for _ in 0..count {
@@ -170,11 +253,11 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn end(&self) -> Result<(), Error> {
+    fn end(&self) -> Read<()> {
         if self.bytes.is_empty() {
             return Ok(());
         }
-        Err(wrong(format!("{} bytes follow the value", self.bytes.len())))
+        Err("bytes follow the value")
     }
 }
 

@@ -69,7 +69,7 @@ fn measure(name: &str, make: impl Fn(usize) -> Vec<Vec<u8>>) -> anyhow::Result<(
     Ok((sent as f64 / took, cpu / (sent as f64 / 1e6)))
 }
 
-fn record(n: usize, series: std::ops::Range<usize>, points: usize) -> Vec<Vec<u8>> {
+pub(super) fn record(n: usize, series: std::ops::Range<usize>, points: usize) -> Vec<Vec<u8>> {
     let named = |index: usize| Series {
         service: format!("service-{:03}", index % 100),
         host: format!("host-{:02}", index % 17),
@@ -92,7 +92,7 @@ fn record(n: usize, series: std::ops::Range<usize>, points: usize) -> Vec<Vec<u8
     encoded.into_iter().collect()
 }
 
-fn process_cpu_s() -> f64 {
+pub(super) fn process_cpu_s() -> f64 {
     let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use schemas::envelope::Redaction;
-use schemas::telemetry::Columns;
+use schemas::telemetry::Samples;
 use schemas::{Actor, Cause, Envelope, Event, Hash, Ns};
 use state::{State, Wake};
 use topologies::{Folded, Output, Processor, Store, View};
@@ -106,7 +106,7 @@ pub fn fold(
     place: &Place,
     first_seq: u64,
     input: Incoming,
-    samples: &[Columns<'_>],
+    samples: &Samples<'_>,
 ) -> Result<Vec<Draft>, Fault> {
     let mut tick = last_tick(state);
     let mut due = Vec::new();
@@ -118,6 +118,7 @@ pub fn fold(
             state.unwake(&wake.processor, &wake.key);
         }
     }
+    let none = Samples::default();
     let mut entries: Vec<Draft> = Vec::new();
     let mut queue = VecDeque::from([(input, 0u32)]);
     while let Some((incoming, depth)) = queue.pop_front() {
@@ -126,7 +127,7 @@ pub fn fold(
         }
         let seq = first_seq + entries.len() as u64;
         let draft = draft(place, seq, tick, incoming);
-        let samples = if depth == 0 { samples } else { &[] };
+        let samples = if depth == 0 { samples } else { &none };
         let said = step_all(state, &draft, samples, &due)?;
         due.clear();
         for (ordinal, (processor, output)) in (0u32..).zip(said) {
@@ -141,7 +142,7 @@ pub fn fold(
 fn step_all(
     state: &mut State,
     draft: &Draft,
-    samples: &[Columns<'_>],
+    samples: &Samples<'_>,
     due: &[Wake],
 ) -> Result<Vec<(&'static Processor, Output)>, Fault> {
     let mut said = Vec::new();
@@ -161,7 +162,7 @@ fn step(
     state: &mut State,
     processor: &'static Processor,
     draft: &Draft,
-    samples: &[Columns<'_>],
+    samples: &Samples<'_>,
     due: Option<&str>,
 ) -> Result<Vec<Output>, Fault> {
     let folded = Folded { envelope: &draft.envelope, event: &draft.event, samples, due };

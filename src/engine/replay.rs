@@ -7,9 +7,9 @@
 //! are inputs, and the answer says `detection: as recorded` (protocol.md §4).
 
 use schemas::event::TelemetrySealed;
-use schemas::telemetry::Columns;
+use schemas::telemetry::Samples;
 use schemas::{Batch, Cause, Entry, Envelope, Event, Head};
-use state::{State, Store};
+use state::{Records, State, Store};
 
 use super::EngineError;
 use super::fold::{self, Draft, Incoming, Place};
@@ -97,12 +97,15 @@ pub fn replay_batch<J: Journal + ?Sized>(
         let input = &batch.entries[at];
         let event = input.event()?;
         let records = sealed_records(log, &event, done)?;
-        let columns: Vec<Columns<'_>> =
-            records.iter().filter_map(|record| Columns::decode(record).ok()).collect();
+        let mut samples = Samples::default();
+        for (_, record) in records.iter() {
+            // What the owner refused has an entry of its own.
+            let _ = samples.read(record);
+        }
         let recorded = consequences(&batch.entries[at..]);
         let incoming = incoming(input, event);
         let seq = input.envelope.seq;
-        let mut drafts = match fold::fold(state, &place, seq, incoming, &columns) {
+        let mut drafts = match fold::fold(state, &place, seq, incoming, &samples) {
             Ok(drafts) => drafts,
             Err(fault) => {
                 done.difference = Some(Difference {
@@ -148,8 +151,8 @@ fn sealed_records<J: Journal + ?Sized>(
     log: &J,
     event: &Event,
     done: &mut Replayed,
-) -> Result<Vec<Vec<u8>>, EngineError> {
-    let Event::TelemetrySealed(sealed) = event else { return Ok(Vec::new()) };
+) -> Result<Records, EngineError> {
+    let Event::TelemetrySealed(sealed) = event else { return Ok(Records::default()) };
     let kept = kept_records(log, sealed)?;
     done.as_recorded |= kept.is_none();
     Ok(kept.unwrap_or_default())
@@ -159,18 +162,17 @@ fn sealed_records<J: Journal + ?Sized>(
 pub(crate) fn kept_records<J: Journal + ?Sized>(
     log: &J,
     sealed: &TelemetrySealed,
-) -> Result<Option<Vec<Vec<u8>>>, EngineError> {
+) -> Result<Option<Records>, EngineError> {
     let TelemetrySealed { from, to, digest, .. } = sealed;
-    let mut records = Vec::new();
+    let mut records = Records::default();
     let mut next = *from;
     while next < *to {
         let taken = log.telemetry(next, READ_BYTES)?;
-        let Some((last, _)) = taken.last() else { break };
-        let past = last + 1;
-        records.extend(taken.into_iter().filter(|(at, _)| at < to).map(|(_, record)| record));
-        next = past;
+        let Some(last) = taken.last() else { break };
+        records.extend(&taken, &(*from..*to));
+        next = last + 1;
     }
-    let whole = seal_digest(records.iter().map(Vec::as_slice)) == *digest;
+    let whole = seal_digest(&records) == *digest;
     Ok(whole.then_some(records))
 }
 

@@ -141,12 +141,7 @@ fn ranges<J: Journal + ?Sized>(log: &J, found: &Found) -> anyhow::Result<BTreeMa
         let (from, to, digest) = (*from, *to, digest.clone());
         let seal = TelemetrySealed { from, to, digest, n_samples: 0 };
         let Some(records) = kept_records(log, &seal)? else { continue };
-        let mut bytes = Vec::new();
-        for record in records {
-            bytes.extend((record.len() as u32).to_be_bytes());
-            bytes.extend(record);
-        }
-        ranges.insert(from, bytes);
+        ranges.insert(from, records.framed().to_vec());
     }
     Ok(ranges)
 }

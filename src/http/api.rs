@@ -12,7 +12,7 @@ use schemas::event::{
     ReleaseRequested, TelemetrySample,
 };
 use schemas::signature::signature_from_text;
-use schemas::telemetry::Columns;
+use schemas::telemetry::Samples;
 use schemas::{Actor, ActorKind, Event, Kind, canonical};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -129,8 +129,8 @@ pub async fn telemetry(State(app): State<App>, body: Bytes) -> Response {
         Ok(encoded) => encoded,
         Err(error) => return problem(StatusCode::BAD_REQUEST, "malformed", error.to_string()),
     };
-    let n_samples = match Columns::decode(&encoded) {
-        Ok(columns) => columns.len(),
+    let n_samples = match Samples::decode(&encoded) {
+        Ok(samples) => samples.len(),
         Err(error) => return problem(StatusCode::BAD_REQUEST, "malformed", error.to_string()),
     };
     let engine = app.0.engine.clone();

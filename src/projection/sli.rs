@@ -12,7 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use schemas::event::{Signal, TelemetrySealed};
-use schemas::telemetry::{Columns, series};
+use schemas::telemetry::{Columns, Samples, series};
 use schemas::{Event, Ns};
 use state::LogError;
 use topologies::profile::Profile;
@@ -458,30 +458,29 @@ fn each<J: Journal + ?Sized>(
     let (mut next, mut n_bytes) = (range.start, 0);
     while next < range.end {
         let records = log.telemetry(next, READ_BYTES)?;
-        let Some((last, _)) = records.last() else { break };
+        let Some(last) = records.last() else { break };
         next = last + 1;
         for (position, record) in records.iter().filter(|(it, _)| range.contains(it)) {
             n_bytes += record.len();
-            let Ok(columns) = Columns::decode(record) else {
+            let Ok(samples) = Samples::decode(record) else {
                 tracing::debug!(position, "a telemetry record does not decode");
                 continue;
             };
-            take(&columns, wall, dictionary, add);
+            samples.records().for_each(|it| take(&it, wall, dictionary, add));
         }
     }
     Ok(n_bytes)
 }
 
 fn take(
-    columns: &Columns<'_>,
+    columns: &Columns<'_, '_>,
     wall: Ns,
     dictionary: &mut Dictionary,
     add: &mut impl FnMut(&str, Ns, &Counts, f64),
 ) {
     let known: Vec<Option<(String, Counts)>> =
         columns.series.iter().map(|it| dictionary.of(it).cloned()).collect();
-    for ((series, ts_ns), value) in
-        columns.series_idx.iter().zip(&columns.ts_ns).zip(&columns.value)
+    for ((series, ts_ns), value) in columns.series_idx.iter().zip(columns.ts_ns).zip(columns.value)
     {
         let Some(Some((service, counts))) = known.get(*series as usize) else { continue };
         let at = Ns(*ts_ns);

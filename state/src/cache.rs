@@ -8,13 +8,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::store::Value;
+
 /// Map slot, two allocations and their rounding, for one entry.
 const ENTRY_OVERHEAD: usize = 112;
 
 /// A bounded map from key to committed value or known absence.
 pub(crate) struct Cache {
-    young: HashMap<Arc<[u8]>, Option<Vec<u8>>>,
-    old: HashMap<Arc<[u8]>, Option<Vec<u8>>>,
+    young: HashMap<Arc<[u8]>, Option<Value>>,
+    old: HashMap<Arc<[u8]>, Option<Value>>,
     young_bytes: usize,
     half: usize,
 }
@@ -27,16 +29,16 @@ impl Cache {
     /// Shows `look` the value of `key`, or its known absence; answers whether the cache knew.
     pub(crate) fn look(&mut self, key: &[u8], look: &mut dyn FnMut(Option<&[u8]>)) -> bool {
         if let Some(value) = self.young.get(key) {
-            look(value.as_deref());
+            look(value.as_deref().map(Vec::as_slice));
             return true;
         }
         let Some((key, value)) = self.old.remove_entry(key) else { return false };
-        look(value.as_deref());
+        look(value.as_deref().map(Vec::as_slice));
         self.insert(key, value);
         true
     }
 
-    pub(crate) fn insert(&mut self, key: Arc<[u8]>, value: Option<Vec<u8>>) {
+    pub(crate) fn insert(&mut self, key: Arc<[u8]>, value: Option<Value>) {
         let size = size(&key, value.as_ref());
         if self.young_bytes + size > self.half {
             self.old = std::mem::take(&mut self.young);
@@ -65,8 +67,8 @@ impl Cache {
     }
 }
 
-fn size(key: &[u8], value: Option<&Vec<u8>>) -> usize {
-    ENTRY_OVERHEAD + key.len() + value.map_or(0, Vec::len)
+fn size(key: &[u8], value: Option<&Value>) -> usize {
+    ENTRY_OVERHEAD + key.len() + value.map_or(0, |it| it.len())
 }
 
 #[cfg(test)]
@@ -77,9 +79,9 @@ mod tests {
     #[test]
     fn it_stays_within_its_bound_and_keeps_what_is_read_often() {
         let mut cache = Cache::new(64 * 1024);
-        cache.insert(Arc::from(*b"hot"), Some(vec![1]));
+        cache.insert(Arc::from(*b"hot"), Some(Arc::new(vec![1])));
         for n in 0u32..10_000 {
-            cache.insert(Arc::from(n.to_be_bytes()), Some(vec![0; 100]));
+            cache.insert(Arc::from(n.to_be_bytes()), Some(Arc::new(vec![0; 100])));
             assert_eq!(cache.get(b"hot"), Some(Some(vec![1])), "after {n} others");
             assert!(cache.bytes() <= 64 * 1024, "{} bytes", cache.bytes());
         }
@@ -89,13 +91,13 @@ mod tests {
     #[test]
     fn an_old_value_never_comes_back_after_a_new_one() {
         let mut cache = Cache::new(1024);
-        cache.insert(Arc::from(*b"key"), Some(vec![1]));
+        cache.insert(Arc::from(*b"key"), Some(Arc::new(vec![1])));
         for n in 0u32..3 {
-            cache.insert(Arc::from(n.to_be_bytes()), Some(vec![0; 64]));
+            cache.insert(Arc::from(n.to_be_bytes()), Some(Arc::new(vec![0; 64])));
         }
         cache.insert(Arc::from(*b"key"), None);
         for n in 0u32..2 {
-            cache.insert(Arc::from(n.to_be_bytes()), Some(vec![0; 64]));
+            cache.insert(Arc::from(n.to_be_bytes()), Some(Arc::new(vec![0; 64])));
             assert_ne!(cache.get(b"key"), Some(Some(vec![1])));
         }
     }

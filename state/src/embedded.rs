@@ -50,7 +50,7 @@ use self::tables::{
 };
 use crate::log::RECORD_BYTES_MAX;
 use crate::memory::{Queue, lock, within_limit};
-use crate::{Append, Changes, Log, LogError, Store};
+use crate::{Append, Changes, Log, LogError, Records, Store};
 
 /// Log and store of one partition in a data directory.
 pub struct EmbeddedLog {
@@ -222,12 +222,7 @@ impl Log for EmbeddedLog {
         }
     }
 
-    fn take(
-        &self,
-        stream: Stream,
-        from: u64,
-        bytes_max: usize,
-    ) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+    fn take(&self, stream: Stream, from: u64, bytes_max: usize) -> Result<Records, LogError> {
         match self.queue(stream) {
             Some(queue) => Ok(lock(queue).take(from, bytes_max)),
             None => self.tables.telemetry(from, self.telemetry.durable(), bytes_max),

@@ -19,6 +19,7 @@
 //! and is folded on; a batch that was sent and not answered may link later, which the next owner
 //! sees because it reads to the end before it appends.
 
+mod behind;
 mod cluster;
 pub mod fanout;
 pub mod group;
@@ -44,6 +45,7 @@ use schemas::event::OwnerElected;
 use schemas::link::election;
 use schemas::{Batch, Hash, Head, Stream, link};
 
+use self::behind::Behind;
 use self::cluster::{HEADS, JOURNAL, QUARANTINE};
 use self::history::History;
 use self::sender::Sender;
@@ -52,7 +54,7 @@ use self::tail::Tail;
 use crate::embedded::{EmbeddedLog, Quarantined};
 use crate::log::RECORD_BYTES_MAX;
 use crate::memory::{lock, within_limit};
-use crate::{Append, Changes, Log, LogError, Store};
+use crate::{Append, Changes, Log, LogError, Records, Store};
 
 /// The same bytes are sent again when they have not been read back after this.
 const RESEND_AFTER: Duration = Duration::from_secs(3);
@@ -62,6 +64,7 @@ pub struct KafkaLog {
     cluster: Cluster,
     partition: u32,
     copy: Arc<EmbeddedLog>,
+    state: Behind,
     tail: Tail,
     sender: Sender,
     streams: Mutex<Option<Streams>>,
@@ -91,6 +94,7 @@ impl KafkaLog {
         Ok(KafkaLog {
             cluster: cluster.clone(),
             partition,
+            state: Behind::of(copy.clone()),
             copy,
             tail,
             sender: Sender::new(cluster)?,
@@ -132,8 +136,18 @@ impl KafkaLog {
         self.tail.known().n_skipped
     }
 
+    /// Position after the last record of `stream` on the broker.
+    ///
+    /// # Errors
+    /// [`LogError::Cluster`].
+    pub fn end_of(&self, stream: Stream) -> Result<u64, LogError> {
+        self.history.end(stream)
+    }
+
     /// Office is over: the streams are let go.
     pub fn release(&self) {
+        // What cannot be written now is written with the next batch, or folded again.
+        let _ = self.state.flush();
         *lock(&self.streams) = None;
     }
 
@@ -232,9 +246,9 @@ impl Log for KafkaLog {
             self.persist(batch, &record)?
         };
         if let Append::Appended(head) = &appended
-            && self.copy.position()? == batch.header.first_seq
+            && self.state.position()? == batch.header.first_seq
         {
-            self.copy.fold(head.next_seq, changes)?;
+            self.state.commit(head.next_seq, changes.clone())?;
         }
         Ok(appended)
     }
@@ -253,12 +267,7 @@ impl Log for KafkaLog {
         Ok(first..last + 1)
     }
 
-    fn take(
-        &self,
-        stream: Stream,
-        from: u64,
-        bytes_max: usize,
-    ) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+    fn take(&self, stream: Stream, from: u64, bytes_max: usize) -> Result<Records, LogError> {
         let positions = self.followed()?.positions;
         let taken = at(positions, stream);
         let floor = if stream == Stream::Telemetry { self.copy.floor()? } else { taken };
@@ -301,18 +310,18 @@ impl Log for KafkaLog {
 
 impl Store for KafkaLog {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
-        self.copy.get(key)
+        self.state.get(key)
     }
 
     fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), LogError> {
-        self.copy.scan(prefix, each)
+        self.state.scan(prefix, each)
     }
 
     fn position(&self) -> Result<u64, LogError> {
-        self.copy.position()
+        self.state.position()
     }
 
     fn commit(&self, next_seq: u64, changes: &Changes) -> Result<(), LogError> {
-        self.copy.fold(next_seq, changes)
+        self.state.commit(next_seq, changes.clone())
     }
 }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use schemas::Hash;
 
 use crate::cache::Cache;
-use crate::store::Digest;
+use crate::store::{Digest, Value};
 use crate::{Changes, LogError, Store};
 
 /// First byte of the keys that folds cannot write. Persisted: frozen.
@@ -53,7 +53,7 @@ pub struct Wake {
 pub struct State {
     store: Arc<dyn Store>,
     cache: RefCell<Cache>,
-    overlay: HashMap<Arc<[u8]>, Option<Vec<u8>>>,
+    overlay: HashMap<Arc<[u8]>, Option<Value>>,
     /// The overlay's keys in order, as far as a scan has needed them …
     index: RefCell<BTreeSet<Arc<[u8]>>>,
     /// … and the ones written since.
@@ -113,7 +113,7 @@ impl State {
     /// there is none. `look` must not come back to this state.
     pub fn look(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) {
         match self.overlay.get(key) {
-            Some(pending) => pending.as_deref().into_iter().for_each(look),
+            Some(pending) => pending.as_deref().map(Vec::as_slice).into_iter().for_each(look),
             None => self.committed(key, look),
         }
     }
@@ -146,7 +146,7 @@ impl State {
         }
         for key in self.pending(prefix).into_iter().filter(|key| !reserved(key)) {
             match self.overlay.get(&key).cloned().flatten() {
-                Some(value) => pairs.insert(key.to_vec(), value),
+                Some(value) => pairs.insert(key.to_vec(), value.to_vec()),
                 None => pairs.remove(&key[..]),
             };
         }
@@ -191,8 +191,8 @@ impl State {
 
     /// What the batch in progress changes.
     pub fn changes(&self) -> Changes {
-        let pairs = self.overlay.iter().map(|(key, value)| (key.to_vec(), value.clone()));
-        Changes::new(pairs.collect()).with_fault(self.fault())
+        let pairs = self.overlay.iter().map(|(key, value)| (key.clone(), value.clone()));
+        Changes::shared(pairs.collect()).with_fault(self.fault())
     }
 
     /// The overlay has been appended: from now on it is the committed state.
@@ -236,15 +236,15 @@ impl State {
         let mut pending = self.pending(&[]).into_iter().peekable();
         self.store.scan(&[], &mut |key, value| {
             while let Some(first) = pending.next_if(|it| &it[..] < key) {
-                digest.add(&first, self.overlay.get(&first).and_then(Option::as_deref));
+                digest.add(&first, self.pended(&first));
             }
             match pending.next_if(|it| &it[..] == key) {
-                Some(same) => digest.add(key, self.overlay.get(&same).and_then(Option::as_deref)),
+                Some(same) => digest.add(key, self.pended(&same)),
                 None => digest.add(key, Some(value)),
             }
         })?;
         for rest in pending {
-            digest.add(&rest, self.overlay.get(&rest).and_then(Option::as_deref));
+            digest.add(&rest, self.pended(&rest));
         }
         self.fault().map_or_else(|| Ok(digest.hash()), Err)
     }
@@ -254,12 +254,18 @@ impl State {
         self.fault.borrow().clone()
     }
 
+    /// What the overlay holds under `key`.
+    fn pended(&self, key: &[u8]) -> Option<&[u8]> {
+        self.overlay.get(key)?.as_deref().map(Vec::as_slice)
+    }
+
     fn write(&mut self, key: &[u8], value: Option<Vec<u8>>) {
         self.pend(key, || key.into(), value);
     }
 
     /// Puts `value` under `key`, of which `shared` makes the copy to keep where one is needed.
     fn pend(&mut self, key: &[u8], shared: impl FnOnce() -> Arc<[u8]>, value: Option<Vec<u8>>) {
+        let value = value.map(Arc::new);
         if let Some(pending) = self.overlay.get_mut(key) {
             *pending = value;
             return;
@@ -277,7 +283,7 @@ impl State {
         match self.store.get(key) {
             Ok(value) => {
                 value.as_deref().into_iter().for_each(look);
-                self.cache.borrow_mut().insert(key.into(), value);
+                self.cache.borrow_mut().insert(key.into(), value.map(Arc::new));
             }
             Err(error) => self.poison(error),
         }

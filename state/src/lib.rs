@@ -26,10 +26,12 @@ pub mod kafka;
 mod keyed;
 pub mod log;
 pub mod memory;
+mod records;
 mod store;
 
 pub use error::{Damage, LogError};
 pub use head_record::{HeadError, HeadRecord};
 pub use keyed::{State, Wake};
 pub use log::{Append, Log};
+pub use records::Records;
 pub use store::{Changes, Store};

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use schemas::{Batch, Hash, Head, Stream};
 
-use crate::{Changes, LogError};
+use crate::{Changes, LogError, Records};
 
 /// Most bytes of one record of any stream; protocol.md §1 keeps a margin below 1 MiB.
 pub const RECORD_BYTES_MAX: usize = schemas::batch::BATCH_BYTES_MAX;
@@ -88,12 +88,7 @@ pub trait Log: Send + Sync {
     ///
     /// # Errors
     /// [`LogError::Corrupt`] names the record.
-    fn take(
-        &self,
-        stream: Stream,
-        from: u64,
-        bytes_max: usize,
-    ) -> Result<Vec<(u64, Vec<u8>)>, LogError>;
+    fn take(&self, stream: Stream, from: u64, bytes_max: usize) -> Result<Records, LogError>;
 
     /// Keeps a record that cannot be decoded, with the reason, under its SHA-256. The first
     /// reason given for a record stays.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use schemas::{Batch, Hash, Head, Stream, link};
 
 use crate::log::RECORD_BYTES_MAX;
-use crate::{Append, Changes, Log, LogError, Store};
+use crate::{Append, Changes, Log, LogError, Records, Store};
 
 /// What becomes of an append (protocol.md §2, the table of crashes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,12 +178,7 @@ impl Log for MemoryLog {
         Ok(lock(&self.chain).stream(stream).send(records))
     }
 
-    fn take(
-        &self,
-        stream: Stream,
-        from: u64,
-        bytes_max: usize,
-    ) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+    fn take(&self, stream: Stream, from: u64, bytes_max: usize) -> Result<Records, LogError> {
         Ok(lock(&self.chain).stream(stream).take(from, bytes_max))
     }
 
@@ -239,7 +234,7 @@ impl MemoryStore {
     fn commit(&mut self, next_seq: u64, changes: &Changes) {
         for (key, value) in changes.pairs() {
             match value {
-                Some(value) => self.pairs.insert(key.clone(), value.clone()),
+                Some(value) => self.pairs.insert(key.to_vec(), value.to_vec()),
                 None => self.pairs.remove(key),
             };
         }
@@ -266,17 +261,15 @@ impl Queue {
         from..from + records.len() as u64
     }
 
-    pub(crate) fn take(&self, from: u64, bytes_max: usize) -> Vec<(u64, Vec<u8>)> {
+    pub(crate) fn take(&self, from: u64, bytes_max: usize) -> Records {
         let from = from.max(self.first);
         let skip = usize::try_from(from - self.first).unwrap_or(usize::MAX);
-        let mut bytes = 0;
-        let mut taken = Vec::new();
+        let mut taken = Records::default();
         for (position, record) in (from..).zip(self.records.iter().skip(skip)) {
-            bytes += record.len();
-            if !taken.is_empty() && bytes > bytes_max {
+            if !taken.is_empty() && taken.n_bytes() + record.len() > bytes_max {
                 break;
             }
-            taken.push((position, record.clone()));
+            taken.push(position, record);
         }
         taken
     }

@@ -3,6 +3,8 @@
 //! Nothing here knows what a key means. A store is not trusted: it is `fold(chain)`, so its loss
 //! costs the time of folding again and nothing else.
 
+use std::sync::Arc;
+
 use schemas::Hash;
 
 use crate::LogError;
@@ -62,20 +64,27 @@ impl dyn Store + '_ {
     }
 }
 
+/// A value as it is handed from the overlay to the cache and to the store: shared, not copied.
+pub(crate) type Value = Arc<Vec<u8>>;
+
 /// What one batch changes, sorted by key.
 ///
 /// If a read failed while the batch was being folded, the changes carry that fault and every
 /// commit and append refuses them: what was folded on a missing value never enters the chain.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
-    pairs: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    pairs: Vec<(Arc<[u8]>, Option<Value>)>,
     fault: Option<LogError>,
 }
 
 impl Changes {
     /// Changes from pairs in any order; of equal keys the last wins. `None` deletes.
     pub fn new(pairs: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Self {
-        let mut pairs = pairs;
+        let shared = |(key, value): (Vec<u8>, Option<Vec<u8>>)| (key.into(), value.map(Arc::new));
+        Changes::shared(pairs.into_iter().map(shared).collect())
+    }
+
+    pub(crate) fn shared(mut pairs: Vec<(Arc<[u8]>, Option<Value>)>) -> Self {
         // The sort is stable: of equal keys the last in the list stays last in its run.
         pairs.sort_by(|a, b| a.0.cmp(&b.0));
         pairs.dedup_by(|later, kept| {
@@ -94,8 +103,12 @@ impl Changes {
     }
 
     /// The pairs, sorted by key, each key once. `None` deletes.
-    pub fn pairs(&self) -> &[(Vec<u8>, Option<Vec<u8>>)] {
-        &self.pairs
+    pub fn pairs(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.pairs.iter().map(|(key, value)| (&**key, value.as_deref().map(Vec::as_slice)))
+    }
+
+    pub(crate) fn into_shared(self) -> Vec<(Arc<[u8]>, Option<Value>)> {
+        self.pairs
     }
 
     /// Whether nothing changes.
@@ -114,7 +127,7 @@ impl Changes {
     /// SHA-256 over the changes, length-prefixed, for comparing two folds of one batch.
     pub fn digest(&self) -> Hash {
         let mut out = schemas::wire::Writer::default();
-        for (key, value) in &self.pairs {
+        for (key, value) in self.pairs() {
             out.bytes(key);
             match value {
                 None => out.u8(0),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use schemas::{Batch, Hash, Head, Stream, link};
 use state::memory::MemoryLog;
-use state::{Append, Changes, Log, LogError, Store};
+use state::{Append, Changes, Log, LogError, Records, Store};
 
 /// Which rule is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +64,7 @@ impl Log for Wrapped {
         self.inner.send(stream, records)
     }
 
-    fn take(
-        &self,
-        stream: Stream,
-        from: u64,
-        bytes_max: usize,
-    ) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+    fn take(&self, stream: Stream, from: u64, bytes_max: usize) -> Result<Records, LogError> {
         self.inner.take(stream, from, bytes_max)
     }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use schemas::envelope::Redaction;
 use schemas::event::{Series, TelemetrySample, TelemetrySealed};
-use schemas::telemetry::Columns;
+use schemas::telemetry::Samples;
 use schemas::{Actor, Cause, Envelope, Event, Hash, Kind, Ns};
 use topologies::config::Service;
 use topologies::testing::MapStore;
@@ -37,22 +37,22 @@ fn main() {
 }
 
 fn measure(what: &str, records: &[Vec<u8>], services: &[String]) {
-    let columns = decode(records);
-    let n: usize = columns.iter().map(Columns::len).sum();
+    let samples = decode(records);
+    let n = samples.len();
     let per_sample = |spent: f64| spent / (n as f64 * ROUNDS as f64);
     let mut store = MapStore::default();
     for service in services {
         register(&mut store, service);
     }
-    fold(&mut store, &columns, 0);
+    fold(&mut store, &samples, 0);
     let begin = spent();
     for round in 1..=ROUNDS {
-        fold(&mut store, &columns, round);
+        fold(&mut store, &samples, round);
     }
     let fold_ns = per_sample(spent() - begin);
     let begin = spent();
     for _ in 0..ROUNDS {
-        assert_eq!(decode(records).iter().map(Columns::len).sum::<usize>(), n);
+        assert_eq!(decode(records).len(), n);
     }
     let decode_ns = per_sample(spent() - begin);
     println!("{what}: {n} samples a seal, fold {fold_ns:.0} ns, decoding {decode_ns:.0} ns each");
@@ -111,11 +111,13 @@ fn one(at: usize) -> Series {
     }
 }
 
-fn decode(records: &[Vec<u8>]) -> Vec<Columns<'_>> {
-    records.iter().map(|it| Columns::decode(it).expect("records decode")).collect()
+fn decode(records: &[Vec<u8>]) -> Samples<'_> {
+    let mut samples = Samples::default();
+    records.iter().for_each(|it| samples.read(it).expect("records decode"));
+    samples
 }
 
-fn fold(store: &mut MapStore, columns: &[Columns<'_>], seq: u64) {
+fn fold(store: &mut MapStore, samples: &Samples<'_>, seq: u64) {
     let seal = TelemetrySealed { from: 0, to: 1, digest: String::new(), n_samples: 1 };
     let cause = Cause::Owner { epoch: 1, n: seq };
     let envelope = Envelope {
@@ -136,7 +138,7 @@ fn fold(store: &mut MapStore, columns: &[Columns<'_>], seq: u64) {
         commitment: Hash::default(),
     };
     let event = Event::from(seal);
-    let folded = Folded { envelope: &envelope, event: &event, samples: columns, due: None };
+    let folded = Folded { envelope: &envelope, event: &event, samples, due: None };
     let mut view = View::new(store, detection::PROCESSOR.name);
     (detection::PROCESSOR.step)(&mut view, &folded);
 }

@@ -1,6 +1,6 @@
 //! The shape of every processor, and the view it folds on.
 
-use schemas::telemetry::Columns;
+use schemas::telemetry::Samples;
 use schemas::{Actor, Envelope, Event, Kind, Ns, avro};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,7 +29,7 @@ pub struct Folded<'a> {
     /// The typed payload.
     pub event: &'a Event,
     /// The records of a sealed range; empty for every other entry.
-    pub samples: &'a [Columns<'a>],
+    pub samples: &'a Samples<'a>,
     /// The key of the wake that is due, when the entry is a tick.
     pub due: Option<&'a str>,
 }

@@ -11,7 +11,7 @@ mod feed;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use schemas::event::{TelemetrySample, TelemetrySealed, Tick};
-use schemas::telemetry::Columns;
+use schemas::telemetry::Samples;
 use schemas::{Actor, ActorKind, Cause, Envelope, Event, Hash, Kind, Ns, Stream, Uuid};
 
 use crate::fold::{Folded, Output, Processor, SAID_BYTES_MAX, Store, View};
@@ -179,7 +179,7 @@ impl Bench {
         for (_, name, key) in due {
             let processor = self.processors.iter().find(|it| it.name == name).copied();
             let processor = processor.expect("only a listed processor can have set a wake");
-            self.step(&processor, &tick, &[], Some(&key), &mut said);
+            self.step(&processor, &tick, &Samples::default(), Some(&key), &mut said);
         }
         self.rest(said.queue, 1);
     }
@@ -194,7 +194,7 @@ impl Bench {
         };
         let actor = Actor { id: actor.to_owned(), kind, key_id: None };
         let entry = self.journal(actor, key, cause, None, 5, event.into());
-        self.fold(&entry, &[])
+        self.fold(&entry, &Samples::default())
     }
 
     /// Takes an input that names its incident, as a runner's result does.
@@ -210,7 +210,7 @@ impl Bench {
         let actor = Actor { id: actor.to_owned(), kind: ActorKind::Agent, key_id: None };
         let correlation = Some(correlation.to_owned());
         let entry = self.journal(actor, key, cause, correlation, 5, event.into());
-        self.fold(&entry, &[])
+        self.fold(&entry, &Samples::default())
     }
 
     /// Lets `processor` say something that a test does not want to lead it to; an empty
@@ -226,7 +226,7 @@ impl Bench {
         let correlation = (!correlation.is_empty()).then(|| correlation.to_owned());
         let actor = Actor::system(processor);
         let entry = self.journal(actor, key, cause, correlation, 5, event.into());
-        self.fold(&entry, &[])
+        self.fold(&entry, &Samples::default())
     }
 
     /// Seals one record of telemetry and folds to rest.
@@ -237,8 +237,8 @@ impl Bench {
 
     /// Seals encoded records of telemetry as one range and folds to rest.
     pub fn sealed(&mut self, encoded: &[Vec<u8>]) -> Vec<Record> {
-        let columns: Vec<Columns<'_>> =
-            encoded.iter().map(|it| Columns::decode(it).expect("records decode")).collect();
+        let mut samples = Samples::default();
+        encoded.iter().for_each(|it| samples.read(it).expect("records decode"));
         let from = self.telemetry;
         self.telemetry += encoded.len() as u64;
         let parts: Vec<&[u8]> = encoded.iter().map(Vec::as_slice).collect();
@@ -246,11 +246,11 @@ impl Bench {
             from,
             to: self.telemetry,
             digest: Hash::of(&parts).to_digest(),
-            n_samples: columns.iter().map(|it| it.len() as u64).sum(),
+            n_samples: samples.len() as u64,
         };
         let cause = Cause::Owner { epoch: 1, n: self.seq };
         let entry = self.journal(Actor::system("owner"), "0", cause, None, 5, seal.into());
-        self.fold(&entry, &columns)
+        self.fold(&entry, &samples)
     }
 
     /// The state as `processor` sees it.
@@ -328,7 +328,7 @@ impl Bench {
         record
     }
 
-    fn fold(&mut self, entry: &Record, samples: &[Columns<'_>]) -> Vec<Record> {
+    fn fold(&mut self, entry: &Record, samples: &Samples<'_>) -> Vec<Record> {
         let mut said = Said::default();
         self.step_all(entry, samples, &mut said);
         self.rest(said.queue, 1)
@@ -342,7 +342,7 @@ impl Bench {
             assert!(depth <= DEPTH_MAX, "a loop: {:?}", describe(&saying.output.event));
             let entry = self.derived(saying);
             let mut said = Said::default();
-            self.step_all(&entry, &[], &mut said);
+            self.step_all(&entry, &Samples::default(), &mut said);
             queue.extend(said.queue.into_iter().map(|it| (it, depth + 1)));
             all.push(entry);
         }
@@ -360,7 +360,7 @@ impl Bench {
         self.journal(actor, &key, cause, correlation, priority, event)
     }
 
-    fn step_all(&mut self, entry: &Record, samples: &[Columns<'_>], said: &mut Said) {
+    fn step_all(&mut self, entry: &Record, samples: &Samples<'_>, said: &mut Said) {
         for processor in self.processors.clone() {
             if processor.reads.contains(&entry.envelope.kind) {
                 self.step(&processor, entry, samples, None, said);
@@ -372,7 +372,7 @@ impl Bench {
         &mut self,
         processor: &Processor,
         entry: &Record,
-        samples: &[Columns<'_>],
+        samples: &Samples<'_>,
         due: Option<&str>,
         said: &mut Said,
     ) {

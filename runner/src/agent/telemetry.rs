@@ -189,7 +189,7 @@ fn samples_of_one(host: &str, interval: &Interval) -> Vec<Sample> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use schemas::telemetry::Columns;
+    use schemas::telemetry::Samples;
 
     use super::*;
     use crate::proxy::Counts;
@@ -282,6 +282,6 @@ mod tests {
             ]
         );
         let bytes = Event::from(record).encode().unwrap();
-        assert_eq!(Columns::decode(&bytes).unwrap().len(), 6);
+        assert_eq!(Samples::decode(&bytes).unwrap().len(), 6);
     }
 }

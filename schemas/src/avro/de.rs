@@ -9,7 +9,23 @@ use super::AvroError;
 const VARINT_BYTES_MAX: usize = 10;
 
 /// Takes a zigzag varint from the front of `bytes`: the one reader of Avro's `int` and `long`.
+#[inline]
 pub(super) fn take_long(bytes: &mut &[u8]) -> Result<i64, AvroError> {
+    match **bytes {
+        // Lengths, counts and branches: nearly all there are.
+        [byte, ..] if byte < 0x80 => {
+            *bytes = &bytes[1..];
+            Ok(unfold(u64::from(byte)))
+        }
+        _ => take_long_one(bytes),
+    }
+}
+
+fn unfold(zigzag: u64) -> i64 {
+    (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64)
+}
+
+fn take_long_one(bytes: &mut &[u8]) -> Result<i64, AvroError> {
     let mut zigzag = 0u64;
     for (index, byte) in bytes.iter().enumerate().take(VARINT_BYTES_MAX) {
         if index + 1 == VARINT_BYTES_MAX && *byte > 1 {
@@ -18,7 +34,7 @@ pub(super) fn take_long(bytes: &mut &[u8]) -> Result<i64, AvroError> {
         zigzag |= u64::from(byte & 0x7f) << (7 * index);
         if byte & 0x80 == 0 {
             *bytes = &bytes[index + 1..];
-            return Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
+            return Ok(unfold(zigzag));
         }
     }
     Err(AvroError("a varint is cut short".to_owned()))

@@ -3,7 +3,7 @@
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use schemas::event::{Series, TelemetrySample};
-use schemas::telemetry::{Columns, series};
+use schemas::telemetry::{Samples, series};
 use schemas::{Event, Kind};
 
 fn series_strategy() -> impl Strategy<Value = Series> {
@@ -36,12 +36,12 @@ fn bits(values: &[f64]) -> Vec<u64> {
     values.iter().map(|it| it.to_bits()).collect()
 }
 
-fn equal(columns: &Columns<'_>, record: &TelemetrySample) {
-    assert_eq!(columns.source, record.source);
+fn equal(samples: &Samples<'_>, record: &TelemetrySample) {
+    assert_eq!(samples.len(), record.value.len());
+    let columns = samples.records().next().unwrap();
     assert_eq!(columns.series_idx, record.series_idx);
     assert_eq!(columns.ts_ns, record.ts_ns);
-    assert_eq!(bits(&columns.value), bits(&record.value));
-    assert_eq!(columns.len(), record.value.len());
+    assert_eq!(bits(columns.value), bits(&record.value));
     let dictionary: Vec<Series> = columns.series.iter().map(|it| series(it).unwrap()).collect();
     assert_eq!(dictionary, record.series);
 }
@@ -52,13 +52,14 @@ proptest! {
     #[test]
     fn columns_are_what_the_typed_decode_says(record in records()) {
         let bytes = Event::from(record.clone()).encode().unwrap();
-        equal(&Columns::decode(&bytes).unwrap(), &record);
+        equal(&Samples::decode(&bytes).unwrap(), &record);
     }
 
     #[test]
     fn equal_series_have_equal_bytes_and_others_have_not(record in records()) {
         let bytes = Event::from(record.clone()).encode().unwrap();
-        let columns = Columns::decode(&bytes).unwrap();
+        let samples = Samples::decode(&bytes).unwrap();
+        let columns = samples.records().next().unwrap();
         for (a, one) in columns.series.iter().enumerate() {
             for (b, other) in columns.series.iter().enumerate() {
                 prop_assert_eq!(one == other, record.series[a] == record.series[b]);
@@ -82,11 +83,11 @@ proptest! {
             let Event::TelemetrySample(typed) = event else { unreachable!() };
             typed
         });
-        match (Columns::decode(&bytes), typed) {
-            (Ok(columns), Some(typed)) => equal(&columns, &typed),
-            (Ok(columns), None) => {
+        match (Samples::decode(&bytes), typed) {
+            (Ok(samples), Some(typed)) => equal(&samples, &typed),
+            (Ok(samples), None) => {
                 // It was some text: a name in the dictionary, the exporter or the snapshot.
-                columns.series.iter().for_each(|it| drop(series(it)));
+                samples.records().flat_map(|it| it.series).for_each(|it| drop(series(it)));
             }
             // Columns of unequal length have a typed form, and no meaning.
             (Err(_), Some(typed)) => prop_assert!(is_ragged(&typed)),
@@ -97,7 +98,7 @@ proptest! {
     #[test]
     fn hostile_bytes_never_panic(bytes in vec(any::<u8>(), 0..200)) {
         let mark = [&[0xC3, 0x01], &schemas::codec::fingerprint(Kind::TelemetrySample)[..]];
-        let _ = Columns::decode(&[&mark.concat()[..], &bytes].concat());
+        let _ = Samples::decode(&[&mark.concat()[..], &bytes].concat());
         let _ = series(&bytes);
     }
 }
@@ -123,17 +124,33 @@ fn record(series_idx: Vec<u32>, ts_ns: Vec<u64>, value: Vec<f64>) -> Vec<u8> {
         .unwrap()
 }
 
+/// Records read one after the other are what each is alone, whatever was refused between them.
+#[test]
+fn records_lie_end_to_end() {
+    let (one, two) =
+        (record(vec![0], vec![1], vec![1.0]), record(vec![0, 0], vec![2, 3], vec![2.0, 3.0]));
+    let ragged = record(vec![0, 0, 0], vec![1], vec![1.0]);
+    let mut samples = Samples::default();
+    samples.read(&one).unwrap();
+    samples.read(&ragged).unwrap_err();
+    samples.read(&two).unwrap();
+    let alone = [Samples::decode(&one).unwrap(), Samples::decode(&two).unwrap()];
+    let alone: Vec<_> = alone.iter().flat_map(Samples::records).collect();
+    assert_eq!(samples.records().collect::<Vec<_>>(), alone);
+    assert_eq!(samples.len(), 3);
+}
+
 #[test]
 fn ragged_columns_are_refused() {
-    assert!(Columns::decode(&record(vec![0], vec![1], vec![1.0])).is_ok());
-    assert!(Columns::decode(&record(vec![0, 0], vec![1], vec![1.0])).is_err());
-    assert!(Columns::decode(&record(vec![0], vec![], vec![1.0])).is_err());
-    assert!(Columns::decode(&record(vec![0], vec![1], vec![])).is_err());
+    assert!(Samples::decode(&record(vec![0], vec![1], vec![1.0])).is_ok());
+    assert!(Samples::decode(&record(vec![0, 0], vec![1], vec![1.0])).is_err());
+    assert!(Samples::decode(&record(vec![0], vec![], vec![1.0])).is_err());
+    assert!(Samples::decode(&record(vec![0], vec![1], vec![])).is_err());
 }
 
 #[test]
 fn a_sample_of_a_series_outside_the_dictionary_is_refused() {
-    assert!(Columns::decode(&record(vec![1], vec![1], vec![1.0])).is_err());
+    assert!(Samples::decode(&record(vec![1], vec![1], vec![1.0])).is_err());
 }
 
 /// 2^32 must not become 0: the sample would count for another series.
@@ -146,5 +163,5 @@ fn an_index_above_32_bits_is_refused() {
     let at = bytes.windows(tail.len()).position(|it| it == tail).unwrap();
     let wider = [&bytes[..at], &wide, &bytes[at + narrow.len()..]].concat();
     assert!(Event::decode(Kind::TelemetrySample, &wider).is_err());
-    assert!(Columns::decode(&wider).is_err());
+    assert!(Samples::decode(&wider).is_err());
 }

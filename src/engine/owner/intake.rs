@@ -5,8 +5,9 @@
 
 use schemas::envelope::ENVELOPE_BYTES_MAX;
 use schemas::event::{InputRefused, TelemetrySealed, Tick, stream_name};
-use schemas::telemetry::Columns;
+use schemas::telemetry::Samples;
 use schemas::{Cause, Event, Hash, Ns, Positions, Stream};
+use state::Records;
 
 use super::{BATCH_BYTES_FULL, Draught, Owner, SEAL_BYTES_MAX, Stop, TICK_ACTIVE, Taken};
 use crate::engine::Input;
@@ -36,7 +37,7 @@ impl Owner {
         // The wall clock may step back; tick time does not.
         let tick = Tick { partition: self.place.partition, now: wall.max(last) };
         let input = self.own(tick.into(), self.place.partition.to_string());
-        self.fold_into(draught, input, &[], None)
+        self.fold_into(draught, input, &Samples::default(), None)
     }
 
     fn position(&self, stream: Stream) -> u64 {
@@ -49,14 +50,14 @@ impl Owner {
         stream: Stream,
     ) -> Result<(), Stop> {
         let from = *position(&mut draught.positions, stream);
-        for (at, record) in self.log.take(stream, from, BATCH_BYTES_FULL)? {
+        for (at, record) in self.log.take(stream, from, BATCH_BYTES_FULL)?.iter() {
             if draught.bytes > BATCH_BYTES_FULL {
                 draught.more = true;
                 break;
             }
-            match Input::decode(&record) {
+            match Input::decode(record) {
                 Ok(input) => self.take_input(draught, stream, at, input)?,
-                Err(error) => self.refuse(draught, stream, at, &record, &error.to_string())?,
+                Err(error) => self.refuse(draught, stream, at, record, &error.to_string())?,
             }
             *position(&mut draught.positions, stream) = at + 1;
         }
@@ -91,7 +92,7 @@ impl Owner {
             priority: input.priority,
             ttl: Ns(0),
         };
-        self.fold_into(draught, incoming, &[], Some((stream, at)))?;
+        self.fold_into(draught, incoming, &Samples::default(), Some((stream, at)))?;
         draught.taken.push(Taken { stream, position: at, seq, repeated: false, refused: None });
         Ok(())
     }
@@ -105,25 +106,23 @@ impl Owner {
     pub(super) fn take_telemetry(&mut self, draught: &mut Draught) -> Result<(), Stop> {
         let from = draught.positions.telemetry;
         let records = self.log.take(Stream::Telemetry, from, SEAL_BYTES_MAX)?;
-        let Some((last, _)) = records.last() else { return Ok(()) };
+        let Some(last) = records.last() else { return Ok(()) };
         let to = last + 1;
-        let mut columns = Vec::with_capacity(records.len());
-        for (at, record) in &records {
-            match Columns::decode(record) {
-                Ok(decoded) => columns.push(decoded),
-                Err(error) => {
-                    self.refuse(draught, Stream::Telemetry, *at, record, &error.to_string())?;
-                }
+        let mut samples = std::mem::take(&mut self.spare).recycle();
+        for (at, record) in records.iter() {
+            if let Err(error) = samples.read(record) {
+                self.refuse(draught, Stream::Telemetry, at, record, &error.to_string())?;
             }
         }
         let sealed = TelemetrySealed {
             from,
             to,
-            digest: seal_digest(records.iter().map(|(_, record)| record.as_slice())),
-            n_samples: columns.iter().map(|it| it.len() as u64).sum(),
+            digest: seal_digest(&records),
+            n_samples: samples.len() as u64,
         };
         let input = self.own(sealed.into(), self.place.partition.to_string());
-        self.fold_into(draught, input, &columns, Some((Stream::Telemetry, from)))?;
+        self.fold_into(draught, input, &samples, Some((Stream::Telemetry, from)))?;
+        self.spare = samples.recycle();
         draught.positions.telemetry = to;
         Ok(())
     }
@@ -146,7 +145,7 @@ impl Owner {
         };
         let seq = self.next_seq(draught);
         let input = self.own(refused.into(), stream_name(stream).to_owned());
-        self.fold_into(draught, input, &[], None)?;
+        self.fold_into(draught, input, &Samples::default(), None)?;
         let refused = Some(reason.to_owned());
         draught.taken.push(Taken { stream, position: at, seq, repeated: false, refused });
         Ok(())
@@ -171,11 +170,6 @@ fn position(positions: &mut Positions, stream: Stream) -> &mut u64 {
 }
 
 /// SHA-256 over the length-prefixed records of a sealed range.
-pub fn seal_digest<'a>(records: impl Iterator<Item = &'a [u8]>) -> String {
-    let mut sha = <sha2::Sha256 as sha2::Digest>::new();
-    for record in records {
-        sha2::Digest::update(&mut sha, (record.len() as u32).to_be_bytes());
-        sha2::Digest::update(&mut sha, record);
-    }
-    Hash(sha2::Digest::finalize(sha).into()).to_digest()
+pub fn seal_digest(records: &Records) -> String {
+    Hash::of(&[records.framed()]).to_digest()
 }

@@ -6,6 +6,7 @@
 
 use ledger::note::{Algorithm, NoteKey};
 use schemas::event::{HeadCosigned, RUNNER_PREFIX};
+use schemas::telemetry::Samples;
 use schemas::{Kind, Ns};
 
 use super::{Draught, Owner, Stop};
@@ -50,6 +51,6 @@ impl Owner {
         }
         let Some(cosigned) = self.cosigned.take() else { return Ok(()) };
         let input = self.own(cosigned.into(), self.place.partition.to_string());
-        self.fold_into(draught, input, &[], None)
+        self.fold_into(draught, input, &Samples::default(), None)
     }
 }

@@ -10,7 +10,7 @@ use schemas::event::{ConfigActivated, ConfigKind, Series, TelemetrySample, Telem
 use schemas::signature::KeyPair;
 use schemas::{Actor, Batch, Cause, Envelope, Hash, Head, Kind, Ns, Positions, Uuid};
 use serde_json::{Value, json};
-use state::LogError;
+use state::{LogError, Records};
 use topologies::config::Service;
 use topologies::profile::Profile;
 
@@ -33,8 +33,9 @@ impl Journal for Told {
     fn read(&self, from_seq: u64, _: usize) -> Result<Vec<Batch>, LogError> {
         Ok(self.batches[from_seq as usize..].iter().take(1_000).cloned().collect())
     }
-    fn telemetry(&self, from: u64, _: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
-        Ok((from..).zip(self.telemetry[from as usize..].iter().cloned()).collect())
+    fn telemetry(&self, from: u64, _: usize) -> Result<Records, LogError> {
+        let records = self.telemetry[from as usize..].iter().map(Vec::as_slice);
+        Ok((from..).zip(records).collect())
     }
 }
 

@@ -15,7 +15,7 @@ use schemas::{Batch, Head};
 use super::options::{self, STATE};
 use super::tables::{Quarantined, Tables, journal_dir};
 use super::{damage, exists, make_dir};
-use crate::{Changes, LogError, Store};
+use crate::{Changes, LogError, Records, Store};
 
 /// The owner may replace files while they are being opened, which looks like damage; a few tries
 /// meet a quiet moment, and real damage is the same every time.
@@ -101,7 +101,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`LogError::Corrupt`] names the record.
-    pub fn take(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+    pub fn take(&self, from: u64, bytes_max: usize) -> Result<Records, LogError> {
         let end = self.tables.telemetry_stored()?;
         self.tables.telemetry(from, end, bytes_max)
     }

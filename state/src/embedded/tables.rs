@@ -14,8 +14,8 @@ use schemas::{Batch, Hash, Head, Positions, link};
 
 use super::damage::{Place, fatal};
 use super::options::{JOURNAL, META, QUARANTINE, STATE, TELEMETRY, synced};
-use crate::LogError;
 use crate::memory::lock;
+use crate::{LogError, Records};
 
 /// Version of the layout that LAYOUT.md describes. Persisted: frozen.
 pub(crate) const FORMAT: u32 = 1;
@@ -310,10 +310,9 @@ impl Tables {
         from: u64,
         end: u64,
         bytes_max: usize,
-    ) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+    ) -> Result<Records, LogError> {
         let mut at = from.max(self.floor()?);
-        let mut taken = Vec::new();
-        let mut bytes = 0;
+        let mut taken = Records::default();
         let start = at.to_be_bytes();
         let mut iterator = self.db.raw_iterator_cf_opt(self.family(TELEMETRY), passing());
         iterator.seek(start);
@@ -323,13 +322,12 @@ impl Tables {
             iterator.status().map_err(|error| place.unreadable(&self.db, &error))?;
             let found = iterator.item().filter(|(found, _)| **found == key);
             let (_, record) = found.ok_or_else(|| place.damaged(&self.db, "it is missing"))?;
-            bytes += record.len();
-            if !taken.is_empty() && bytes > bytes_max {
+            if !taken.is_empty() && taken.n_bytes() + record.len() > bytes_max {
                 break;
             }
-            taken.push((at, record.to_vec()));
+            taken.push(at, record);
             at += 1;
-            if bytes >= bytes_max {
+            if taken.n_bytes() >= bytes_max {
                 break;
             }
             iterator.next();

@@ -114,7 +114,7 @@ impl Fanout {
                     last = value.map(u64::from_be_bytes).or(last);
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
-                Some(Err(error)) => super::streams::transient(&self.cluster, error)?,
+                Some(Err(error)) => super::streams::transient(&self.cluster, &error)?,
             }
         }
         Err(LogError::Unanswered { what: "read of the fan-out's position" })

@@ -12,9 +12,9 @@ use rdkafka::{Offset, TopicPartitionList};
 use schemas::Stream;
 
 use super::cluster::{Cluster, Isolation};
-use super::streams::{Records, read, transient};
-use crate::LogError;
+use super::streams::{read, transient};
 use crate::memory::lock;
+use crate::{LogError, Records};
 
 /// How long a record that is known to be there may take to arrive.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ impl History {
         let from = from.max(low);
         if high <= from {
             *open = Some(reader);
-            return Ok(Vec::new());
+            return Ok(Records::default());
         }
         if reader.next != from {
             self.jump(&mut reader, &topic, from)?;
@@ -68,6 +68,13 @@ impl History {
         let records = reader.gather(&self.cluster, high, bytes_max)?;
         *open = Some(reader);
         Ok(records)
+    }
+
+    /// Position after the last record of `stream`.
+    pub(crate) fn end(&self, stream: Stream) -> Result<u64, LogError> {
+        let reader = self.start(stream)?;
+        let topic = self.cluster.stream(stream);
+        Ok(self.cluster.watermarks(&reader.consumer, &topic, self.partition)?.1)
     }
 
     fn start(&self, stream: Stream) -> Result<Open, LogError> {
@@ -95,18 +102,17 @@ impl Open {
         high: u64,
         bytes_max: usize,
     ) -> Result<Records, LogError> {
-        let mut records: Records = Vec::new();
-        let (mut bytes, mut at_end, mut last) = (0, false, Instant::now());
+        let mut records = Records::default();
+        let (mut at_end, mut last) = (false, Instant::now());
         while last.elapsed() < ARRIVE_WITHIN {
             if let Some((at, record)) = self.left.take() {
-                if !records.is_empty() && bytes + record.len() > bytes_max {
+                if !records.is_empty() && records.n_bytes() + record.len() > bytes_max {
                     (self.next, self.left) = (at, Some((at, record)));
                     return Ok(records);
                 }
-                bytes += record.len();
                 self.next = at + 1;
-                records.push((at, record));
-                if high <= self.next || bytes_max <= bytes {
+                records.push(at, &record);
+                if high <= self.next || bytes_max <= records.n_bytes() {
                     return Ok(records);
                 }
             }
@@ -115,7 +121,7 @@ impl Open {
                     (self.left, at_end, last) = (Some(read(&message)), false, Instant::now());
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => at_end = true,
-                Some(Err(error)) => transient(cluster, error)?,
+                Some(Err(error)) => transient(cluster, &error)?,
                 None if at_end && last.elapsed() > SETTLED => return Ok(records),
                 None => {}
             }

@@ -14,8 +14,8 @@ use schemas::{Batch, Head, Stream, link};
 use super::cluster::{Cluster, HEADS, Isolation, JOURNAL};
 use super::history::History;
 use super::streams::transient;
-use crate::LogError;
 use crate::memory::lock;
+use crate::{LogError, Records};
 
 const READ_WITHIN: Duration = Duration::from_secs(20);
 /// The broker's word that nothing more is there counts after this long without a record.
@@ -119,7 +119,7 @@ impl KafkaReader {
     ///
     /// # Errors
     /// The cluster does not answer.
-    pub fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+    pub fn telemetry(&self, from: u64, bytes_max: usize) -> Result<Records, LogError> {
         self.history.read(Stream::Telemetry, from, bytes_max)
     }
 
@@ -144,7 +144,7 @@ impl KafkaReader {
             match self.consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => return Ok(message.payload().map(<[u8]>::to_vec)),
                 Some(Err(KafkaError::PartitionEOF(_))) | None => {}
-                Some(Err(error)) => transient(&self.cluster, error)?,
+                Some(Err(error)) => transient(&self.cluster, &error)?,
             }
         }
         Err(LogError::Unanswered { what: "read of the signed heads" })
@@ -183,7 +183,7 @@ impl KafkaReader {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => at_end = true,
-                Some(Err(error)) => transient(&self.cluster, error)?,
+                Some(Err(error)) => transient(&self.cluster, &error)?,
             }
         }
         Err(LogError::Unanswered { what: "read of the journal" })

@@ -65,7 +65,7 @@ impl Roster {
                 Some(Ok(message)) => records.push(message.payload().unwrap_or_default().to_vec()),
                 // It may tell of an end that lay before what has been added since.
                 Some(Err(KafkaError::PartitionEOF(_))) | None => {}
-                Some(Err(error)) => super::streams::transient(&self.cluster, error)?,
+                Some(Err(error)) => super::streams::transient(&self.cluster, &error)?,
             }
         }
         Err(LogError::Unanswered { what: "read of the list of nodes" })

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 
 use super::cluster::Cluster;
 use crate::LogError;
@@ -20,10 +20,14 @@ use crate::memory::lock;
 /// A record that has not been reported durable after this may or may not be.
 const DELIVER_WITHIN: Duration = Duration::from_secs(8);
 
+/// One turn of the thread that takes reports in. rdkafka's `poll` runs its last millisecond
+/// without waiting, so a turn must be long beside that; reports come at once in any case.
+const POLL: Duration = Duration::from_secs(1);
+
 /// What became of one record: its offset, or why nothing is known about it.
 pub(crate) type Report = Result<i64, String>;
 
-type Producer = Arc<ThreadedProducer<Reports>>;
+type Producer = Arc<BaseProducer<Reports>>;
 
 /// The process's way into the cluster. May be called from any thread.
 pub(crate) struct Sender {
@@ -131,5 +135,15 @@ fn start(cluster: &Cluster) -> Result<Producer, LogError> {
     config.set("message.timeout.ms", DELIVER_WITHIN.as_millis().to_string());
     let started: Result<_, KafkaError> = config.create_with_context(Reports);
     let started = started.map_err(|error| cluster.failed("start a producer", error))?;
-    Ok(Arc::new(started))
+    let producer: Producer = Arc::new(started);
+    let polled = producer.clone();
+    // Ends by itself once nobody else holds the producer.
+    let reporting = move || {
+        while Arc::strong_count(&polled) > 1 {
+            polled.poll(POLL);
+        }
+    };
+    let thread = std::thread::Builder::new().name("reports".to_owned()).spawn(reporting);
+    thread.map_err(|error| cluster.failed("start a thread", error))?;
+    Ok(producer)
 }

@@ -5,10 +5,10 @@
 //! append everything can be taken again without asking the broker. What lies below is
 //! [`super::history`]'s.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kafka_batches::{Batches, Record};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -17,16 +17,13 @@ use rdkafka::{Offset, TopicPartitionList};
 use schemas::{Positions, Stream};
 
 use super::cluster::{Cluster, Isolation};
-use crate::LogError;
+use crate::{LogError, Records};
 
 /// How long a record that is known to be there may take to arrive.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(10);
 /// Buffered at most, beyond what one call asks for.
-const BUFFER_BYTES: usize = 16 * 1024 * 1024;
+const BUFFER_BYTES: usize = 8 * 1024 * 1024;
 const STREAMS: [Stream; 3] = [Stream::Control, Stream::Inbox, Stream::Telemetry];
-
-/// Records with their positions.
-pub(crate) type Records = Vec<(u64, Vec<u8>)>;
 
 /// The three streams of one partition, read by their owner.
 pub(crate) struct Streams {
@@ -38,9 +35,10 @@ pub(crate) struct Streams {
 struct Lane {
     stream: Stream,
     topic: String,
+    /// Rings when something has come in; the records are read in runs.
     queue: PartitionQueue<DefaultConsumerContext>,
-    records: VecDeque<(u64, Vec<u8>)>,
-    bytes: usize,
+    batches: Batches,
+    records: Records,
     /// Position of the next record to arrive, at least.
     next: u64,
     /// Records below have never been here.
@@ -79,7 +77,9 @@ impl Streams {
             let mut queue = queue.ok_or_else(|| cluster.failed("read", &topic))?;
             let news = news.clone();
             queue.set_nonempty_callback(move || news());
-            lanes.push(Lane::at(stream, topic, queue, at(positions, stream)));
+            let batches = Batches::of(&consumer, &topic, number);
+            let batches = batches.ok_or_else(|| cluster.failed("read", &topic))?;
+            lanes.push(Lane::at(stream, topic, queue, batches, at(positions, stream)));
         }
         for lane in &mut lanes {
             lane.end = cluster.watermarks(&consumer, &lane.topic, partition)?.1;
@@ -106,8 +106,9 @@ impl Streams {
         let began = Instant::now();
         loop {
             lane.gather(&self.cluster, bytes_max)?;
-            if lane.end <= lane.next || lane.is_full(from, bytes_max) || lane.has_ended(began) {
-                return Ok(Some(lane.from(from, bytes_max)));
+            let is_full = bytes_max <= lane.records.n_bytes_from(from);
+            if lane.end <= lane.next || is_full || lane.has_ended(began) {
+                return Ok(Some(lane.records.select(from, bytes_max)));
             }
             if began.elapsed() > ARRIVE_WITHIN {
                 return Err(LogError::Unanswered { what: "read of a stream" });
@@ -127,7 +128,7 @@ impl Streams {
                         lane.push(&message);
                     }
                 }
-                Err(error) => transient(&self.cluster, error)?,
+                Err(error) => transient(&self.cluster, &error)?,
             }
         }
         Ok(())
@@ -139,20 +140,12 @@ impl Lane {
         stream: Stream,
         topic: String,
         queue: PartitionQueue<DefaultConsumerContext>,
+        batches: Batches,
         next: u64,
     ) -> Self {
-        let (records, bytes, start, end) = (VecDeque::new(), 0, next, next);
-        Lane { stream, topic, queue, records, bytes, next, start, end, at_end: false }
-    }
-
-    /// Whether what is buffered from `from` on fills an answer.
-    fn is_full(&self, from: u64, bytes_max: usize) -> bool {
-        let first = self.records.partition_point(|(at, _)| *at < from);
-        let mut bytes = 0;
-        self.records.range(first..).any(|(_, record)| {
-            bytes += record.len();
-            bytes_max <= bytes
-        })
+        let records = Records::default();
+        let (start, end) = (next, next);
+        Lane { stream, topic, queue, batches, records, next, start, end, at_end: false }
     }
 
     /// The broker's word that nothing more is there, given again after a wait: the marks of a
@@ -163,62 +156,53 @@ impl Lane {
     }
 
     fn forget(&mut self, taken: u64) {
-        while self.records.front().is_some_and(|(at, _)| *at < taken) {
-            let record = self.records.pop_front();
-            self.bytes -= record.map_or(0, |(_, record)| record.len());
-        }
+        self.records.forget(taken);
         self.start = self.start.max(taken.min(self.next));
     }
 
     /// Moves what has arrived into the buffer.
     fn gather(&mut self, cluster: &Cluster, bytes_max: usize) -> Result<(), LogError> {
-        while self.bytes < bytes_max.min(BUFFER_BYTES) && self.poll(cluster, Duration::ZERO)? {}
+        let room = bytes_max.min(BUFFER_BYTES);
+        while self.records.n_bytes() < room && self.poll(cluster)? {}
         Ok(())
     }
 
     /// Waits a moment for the next record.
     fn await_one(&mut self, cluster: &Cluster) -> Result<(), LogError> {
-        self.poll(cluster, Duration::from_millis(50)).map(|_| ())
-    }
-
-    /// Buffers one record; whether there was anything.
-    fn poll(&mut self, cluster: &Cluster, within: Duration) -> Result<bool, LogError> {
-        match self.queue.poll(within) {
-            None => return Ok(false),
+        match self.queue.poll(Duration::from_millis(50)) {
+            None => {}
             Some(Ok(message)) => {
-                let (at, record) = read(&message);
-                self.keep(at, record);
+                let at = u64::try_from(message.offset()).unwrap_or(0);
+                self.records.push(at, message.payload().unwrap_or_default());
+                (self.next, self.at_end) = (at + 1, false);
             }
             Some(Err(KafkaError::PartitionEOF(_))) => self.at_end = true,
-            Some(Err(error)) => transient(cluster, error)?,
+            Some(Err(error)) => transient(cluster, &error)?,
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Buffers a run of records; whether there was anything.
+    fn poll(&mut self, cluster: &Cluster) -> Result<bool, LogError> {
+        let (records, next, at_end) = (&mut self.records, &mut self.next, &mut self.at_end);
+        let mut failed = None;
+        let n = self.batches.take(|record| match record {
+            Record::At { offset, value } => {
+                let at = u64::try_from(offset).unwrap_or(0);
+                records.push(at, value);
+                (*next, *at_end) = (at + 1, false);
+            }
+            Record::End => *at_end = true,
+            Record::Failed(code) => failed = failed.or(Some(code)),
+        });
+        failed.map_or(Ok(()), |code| refusal(cluster, code, &code))?;
+        Ok(n > 0)
     }
 
     fn push(&mut self, message: &BorrowedMessage<'_>) {
-        let (at, record) = read(message);
-        self.keep(at, record);
-    }
-
-    fn keep(&mut self, at: u64, record: Vec<u8>) {
-        self.bytes += record.len();
-        self.next = at + 1;
-        self.at_end = false;
-        self.records.push_back((at, record));
-    }
-
-    fn from(&self, from: u64, bytes_max: usize) -> Records {
-        let first = self.records.partition_point(|(at, _)| *at < from);
-        let mut bytes = 0;
-        let mut taken = Vec::new();
-        for (at, record) in self.records.range(first..) {
-            bytes += record.len();
-            if !taken.is_empty() && bytes > bytes_max {
-                break;
-            }
-            taken.push((*at, record.clone()));
-        }
-        taken
+        let at = u64::try_from(message.offset()).unwrap_or(0);
+        self.records.push(at, message.payload().unwrap_or_default());
+        (self.next, self.at_end) = (at + 1, false);
     }
 }
 
@@ -230,10 +214,17 @@ pub(crate) fn read(message: &BorrowedMessage<'_>) -> (u64, Vec<u8>) {
 
 /// Where a stream's reader is not allowed to go on is an error; a broker that is away comes
 /// back, and librdkafka goes on by itself.
-pub(crate) fn transient(cluster: &Cluster, error: KafkaError) -> Result<(), LogError> {
-    let code = error.rdkafka_error_code();
+pub(crate) fn transient(cluster: &Cluster, error: &KafkaError) -> Result<(), LogError> {
+    error.rdkafka_error_code().map_or(Ok(()), |code| refusal(cluster, code, error))
+}
+
+fn refusal(
+    cluster: &Cluster,
+    code: RDKafkaErrorCode,
+    error: &dyn std::fmt::Display,
+) -> Result<(), LogError> {
     let gone = [RDKafkaErrorCode::AutoOffsetReset, RDKafkaErrorCode::OffsetOutOfRange];
-    if code.is_some_and(|it| gone.contains(&it)) {
+    if gone.contains(&code) {
         return Err(cluster.failed("read from the recorded position", error));
     }
     Ok(())

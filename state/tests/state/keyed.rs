@@ -221,5 +221,6 @@ fn changes_are_sorted_and_of_equal_keys_the_last_wins() {
         pair(b"b", None),
         pair(b"a", Some(b"2")),
     ]);
-    assert_eq!(changes.pairs(), [pair(b"a", Some(b"2")), pair(b"b", None)]);
+    let pairs: Vec<_> = changes.pairs().collect();
+    assert_eq!(pairs, [(&b"a"[..], Some(&b"2"[..])), (b"b", None)]);
 }

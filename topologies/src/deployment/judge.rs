@@ -5,7 +5,7 @@ use schemas::event::{
     Health, ModeChanged, RESULT_DOMAIN, RunnerResult, RunnerStatus, SloAnomalyDetected,
 };
 use schemas::signature::signature_from_text;
-use schemas::telemetry::Columns;
+use schemas::telemetry::Samples;
 
 use super::rollout::{Rollout, Step, active, load, waiting_for};
 use super::stage::{Sort, Verdict};
@@ -15,7 +15,7 @@ use crate::config;
 use crate::fold::{Output, View};
 
 /// Folds a sealed range into every rollout that is under way.
-pub(super) fn sealed(view: &mut View<'_>, now: Ns, samples: &[Columns<'_>]) -> Vec<Output> {
+pub(super) fn sealed(view: &mut View<'_>, now: Ns, samples: &Samples<'_>) -> Vec<Output> {
     let mut said = Vec::new();
     for service in active(view) {
         let Some(rollout) = load(view, &service).filter(Rollout::is_judged) else { continue };

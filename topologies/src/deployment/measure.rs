@@ -3,7 +3,7 @@
 //! Deliberately absent: judgement. Hostile numbers (negative, infinite, more errors than
 //! requests) are cut to what can be true and never trusted further.
 
-use schemas::telemetry::{Columns, series};
+use schemas::telemetry::{Samples, series};
 
 use crate::stats::Histogram;
 
@@ -37,9 +37,9 @@ pub(super) struct Measured {
 }
 
 /// What `samples` say of `service` while `slot` holds its new version.
-pub(super) fn measure(samples: &[Columns<'_>], service: &str, slot: &str) -> Measured {
+pub(super) fn measure(samples: &Samples<'_>, service: &str, slot: &str) -> Measured {
     let mut measured = Measured::default();
-    for columns in samples {
+    for columns in samples.records() {
         let read: Vec<Option<Reading>> =
             columns.series.iter().map(|bytes| reading(bytes, service, slot)).collect();
         let mirrored = read.iter().flatten().find_map(|it| {
@@ -47,7 +47,7 @@ pub(super) fn measure(samples: &[Columns<'_>], service: &str, slot: &str) -> Mea
             (!slot.is_empty()).then(|| slot.clone())
         });
         measured.shadow_slot = mirrored.or(measured.shadow_slot);
-        for (idx, value) in columns.series_idx.iter().zip(&columns.value) {
+        for (idx, value) in columns.series_idx.iter().zip(columns.value) {
             if let Some(Some(reading)) = read.get(*idx as usize) {
                 measured.add(reading, *value);
             }
@@ -176,7 +176,7 @@ mod tests {
 
     fn measured(rows: &[(&str, &str, &str, &str, f64)]) -> Measured {
         let bytes = sample(rows);
-        measure(&[Columns::decode(&bytes).unwrap()], "shop", "blue")
+        measure(&Samples::decode(&bytes).unwrap(), "shop", "blue")
     }
 
     #[test]
@@ -220,7 +220,7 @@ mod tests {
     fn a_long_service_name_is_still_found() {
         let long = "s".repeat(200);
         let bytes = sample(&[(&long, "requests", "blue", "live", 5.0)]);
-        let columns = [Columns::decode(&bytes).unwrap()];
+        let columns = Samples::decode(&bytes).unwrap();
         assert_eq!(measure(&columns, &long, "blue").new.requests, 5);
         assert_eq!(measure(&columns, &long[1..], "blue").new.requests, 0);
     }

@@ -10,11 +10,12 @@
 //! The hash is not cryptographic. Who sends telemetry can lie about values anyway; two series
 //! that share a hash share a baseline and nothing else.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use schemas::Ns;
 use schemas::event::Series;
-use schemas::telemetry::{self, Columns};
+use schemas::telemetry::{self, Columns, Samples};
 
 use super::points::{Meaning, Point};
 use crate::config;
@@ -22,6 +23,8 @@ use crate::fold::View;
 use crate::stats::Baseline;
 
 const SHARDS: usize = 256;
+/// Steps from where a series should stand to where it does, before it is searched for.
+const STEPS_MAX: usize = 32;
 /// Series of a shard; about a million in all, 64 MiB of state. Further ones are not kept.
 const SHARD_MAX: usize = 4096;
 /// A full shard forgets series that have been silent for so long.
@@ -54,6 +57,11 @@ pub struct SeriesState {
 }
 
 impl SeriesState {
+    /// How many of the newest values in a row lie far out; no more than 255 are counted.
+    pub fn run(&self) -> u8 {
+        self.run
+    }
+
     /// Whether the newest values lie far outside what it usually shows.
     pub fn is_unusual(&self) -> bool {
         self.run >= UNUSUAL_RUN
@@ -97,12 +105,12 @@ impl SeriesState {
         }
     }
 
-    fn write(&self, hash: u64, out: &mut Vec<u8>) {
+    /// Writes it into its record, behind the hash.
+    fn write(&self, record: &mut [u8]) {
         let head =
             u64::from(self.class) | u64::from(self.run) << 8 | u64::from(self.generation) << 32;
         let Baseline { n, mean, variance } = self.baseline;
         let words = [
-            hash,
             head,
             u64::from(n),
             mean.to_bits(),
@@ -111,48 +119,86 @@ impl SeriesState {
             self.at.0,
             self.unusual_since.0,
         ];
-        words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+        for (place, word) in record[8..].chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
     }
 }
 
-/// The series of one shard, in order of hash; hashes lie together because they are searched.
+/// The series of one shard as they are kept: records in order of hash, read and written in place.
+/// A record is one line of the processor's cache, so a sample costs one miss.
 #[derive(Default)]
-struct Shard {
-    hashes: Vec<u64>,
-    states: Vec<SeriesState>,
-}
+struct Shard(Vec<u8>);
 
 impl Shard {
-    fn read(bytes: &[u8]) -> Self {
-        let records = bytes.chunks_exact(RECORD);
-        let mut shard = Shard::default();
-        for record in records {
-            let mut hash = [0; 8];
-            hash.copy_from_slice(&record[..8]);
-            shard.hashes.push(u64::from_le_bytes(hash));
-            shard.states.push(SeriesState::read(record));
-        }
-        shard
+    fn len(&self) -> usize {
+        self.0.len() / RECORD
     }
 
-    fn write(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.hashes.len() * RECORD);
-        for (hash, state) in self.hashes.iter().zip(&self.states) {
-            state.write(*hash, &mut bytes);
-        }
-        bytes
+    fn hash(&self, at: usize) -> u64 {
+        let mut hash = [0; 8];
+        hash.copy_from_slice(&self.0[at * RECORD..at * RECORD + 8]);
+        u64::from_le_bytes(hash)
     }
 
-    /// Makes room for a new series; `false` when the shard is full of live ones.
-    fn has_room(&mut self, at: Ns) -> bool {
-        if self.hashes.len() >= SHARD_MAX {
-            let keeps: Vec<bool> = self.states.iter().map(|it| at.since(it.at) < IDLE).collect();
-            let mut keep = keeps.iter();
-            self.hashes.retain(|_| keep.next() == Some(&true));
-            let mut keep = keeps.iter();
-            self.states.retain(|_| keep.next() == Some(&true));
+    fn state(&self, at: usize) -> SeriesState {
+        SeriesState::read(&self.0[at * RECORD..(at + 1) * RECORD])
+    }
+
+    fn set(&mut self, at: usize, state: &SeriesState) {
+        state.write(&mut self.0[at * RECORD..(at + 1) * RECORD]);
+    }
+
+    /// Where `hash` stands, or where it would. Hashes are spread evenly, so it is near the share
+    /// of the range that it lies at: a step or two from there instead of a search by halves,
+    /// which is the way out for names chosen to lie in a heap.
+    #[inline]
+    fn find(&self, hash: u64) -> Result<usize, usize> {
+        let n = self.len();
+        // The first byte is the shard's, the same for all.
+        let share = u128::from(hash << 8) * n as u128;
+        let mut at = (share >> 64) as usize;
+        for _ in 0..STEPS_MAX {
+            let here = (at < n).then(|| self.hash(at));
+            match here {
+                Some(here) if here == hash => return Ok(at),
+                Some(here) if here < hash => at += 1,
+                _ if at > 0 && self.hash(at - 1) >= hash => at -= 1,
+                _ => return Err(at),
+            }
         }
-        self.hashes.len() < SHARD_MAX
+        self.search(hash)
+    }
+
+    fn search(&self, hash: u64) -> Result<usize, usize> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.hash(middle).cmp(&hash) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Ok(middle),
+                Ordering::Greater => high = middle,
+            }
+        }
+        Err(low)
+    }
+
+    /// Adds a series; where it stands, or `None` when the shard is full of live ones.
+    fn insert(&mut self, hash: u64, at: Ns) -> Option<usize> {
+        if self.len() >= SHARD_MAX {
+            let live = |it: &[u8]| at.since(SeriesState::read(it).at) < IDLE;
+            self.0 = self.0.chunks_exact(RECORD).filter(|it| live(it)).flatten().copied().collect();
+        }
+        if self.len() >= SHARD_MAX {
+            return None;
+        }
+        let (Ok(slot) | Err(slot)) = self.find(hash);
+        let at = slot * RECORD;
+        let mut record = [0; RECORD];
+        record[..8].copy_from_slice(&hash.to_le_bytes());
+        SeriesState::default().write(&mut record);
+        self.0.splice(at..at, record);
+        Some(slot)
     }
 }
 
@@ -169,26 +215,29 @@ type Place = Option<(u8, u32)>;
 impl Shards<'_, '_> {
     fn shard(&mut self, index: usize) -> &mut Shard {
         let view = &self.view;
-        self.loaded[index].get_or_insert_with(|| {
-            view.load_raw(&shard_key(index)).map_or_else(Shard::default, |it| Shard::read(&it))
-        })
+        self.loaded[index]
+            .get_or_insert_with(|| Shard(view.load_raw(&shard_key(index)).unwrap_or_default()))
     }
 
-    fn state(&mut self, place: (u8, u32)) -> &mut SeriesState {
-        &mut self.shard(usize::from(place.0)).states[place.1 as usize]
+    fn state(&mut self, place: (u8, u32)) -> SeriesState {
+        self.shard(usize::from(place.0)).state(place.1 as usize)
+    }
+
+    fn set(&mut self, place: (u8, u32), state: &SeriesState) {
+        self.shard(usize::from(place.0)).set(place.1 as usize, state);
     }
 
     #[inline]
     fn find(&mut self, hash: u64) -> Place {
         let index = (hash >> 56) as u8;
-        let found = self.shard(usize::from(index)).hashes.binary_search(&hash);
+        let found = self.shard(usize::from(index)).find(hash);
         found.ok().map(|at| (index, at as u32))
     }
 
     /// The places of a record's dictionary. Inserting moves places, so after an insertion they
     /// are looked up anew; in the steady state nothing is inserted.
     fn places(&mut self, series: &[&[u8]], at: Ns) -> Vec<Place> {
-        let hashes: Vec<u64> = series.iter().map(|it| hash(it)).collect();
+        let hashes: Vec<u64> = series.iter().map(|it| series_hash(it)).collect();
         let mut places = Vec::with_capacity(hashes.len());
         let mut has_inserted = false;
         for (hash, bytes) in hashes.iter().zip(series) {
@@ -212,15 +261,10 @@ impl Shards<'_, '_> {
     }
 
     fn insert(&mut self, hash: u64, bytes: &[u8], at: Ns) {
-        let index = (hash >> 56) as usize;
-        if !self.shard(index).has_room(at) {
-            return;
+        let index = (hash >> 56) as u8;
+        if let Some(slot) = self.shard(usize::from(index)).insert(hash, at) {
+            self.classify((index, slot as u32), bytes);
         }
-        let shard = self.shard(index);
-        let slot = shard.hashes.partition_point(|it| *it < hash);
-        shard.hashes.insert(slot, hash);
-        shard.states.insert(slot, SeriesState::default());
-        self.classify((index as u8, slot as u32), bytes);
     }
 
     /// Decodes the series and remembers what it means, under today's registry.
@@ -232,14 +276,13 @@ impl Shards<'_, '_> {
         };
         let generation = self.generation;
         let state = self.state(place);
-        state.class = class;
-        state.generation = generation;
+        self.set(place, &SeriesState { class, generation, ..state });
     }
 
     fn save(self) {
         for (index, shard) in self.loaded.into_iter().enumerate() {
             if let Some(shard) = shard {
-                self.view.save_raw(&shard_key(index), shard.write());
+                self.view.save_raw(&shard_key(index), shard.0);
             }
         }
     }
@@ -254,24 +297,25 @@ fn meaning(bytes: &[u8]) -> Option<(Series, Meaning)> {
 
 /// Learns every sample of a sealed range and returns those that count for a service's health, by
 /// service, in their order.
-pub(super) fn fold(view: &mut View<'_>, samples: &[Columns<'_>]) -> BTreeMap<String, Vec<Point>> {
+pub(super) fn fold(view: &mut View<'_>, samples: &Samples<'_>) -> BTreeMap<String, Vec<Point>> {
     let generation = generation(view);
     let loaded = (0..SHARDS).map(|_| None).collect();
     let mut shards = Shards { view, loaded, generation };
     let mut points: BTreeMap<String, Vec<Point>> = BTreeMap::new();
-    for columns in samples {
+    for columns in samples.records() {
         let newest = Ns(columns.ts_ns.last().copied().unwrap_or(0));
-        let places = shards.places(&columns.series, newest);
+        let places = shards.places(columns.series, newest);
         let mut has_health = false;
-        let rows = columns.series_idx.iter().zip(&columns.ts_ns).zip(&columns.value);
+        let rows = columns.series_idx.iter().zip(columns.ts_ns).zip(columns.value);
         for ((series, ts), value) in rows {
             let Some(place) = places[*series as usize] else { continue };
-            let state = shards.state(place);
+            let mut state = shards.state(place);
             state.learn(*value, Ns(*ts));
+            shards.set(place, &state);
             has_health |= state.class == HEALTH;
         }
         if has_health {
-            collect(&mut shards, columns, &places, &mut points);
+            collect(&mut shards, &columns, &places, &mut points);
         }
     }
     shards.save();
@@ -281,7 +325,7 @@ pub(super) fn fold(view: &mut View<'_>, samples: &[Columns<'_>]) -> BTreeMap<Str
 /// Picks the samples of a record that count for a service's health.
 fn collect(
     shards: &mut Shards<'_, '_>,
-    columns: &Columns<'_>,
+    columns: &Columns<'_, '_>,
     places: &[Place],
     points: &mut BTreeMap<String, Vec<Point>>,
 ) {
@@ -294,7 +338,7 @@ fn collect(
             if is_health { meaning(bytes) } else { None }
         })
         .collect();
-    let rows = columns.series_idx.iter().zip(&columns.ts_ns).zip(&columns.value);
+    let rows = columns.series_idx.iter().zip(columns.ts_ns).zip(columns.value);
     for ((index, ts), value) in rows {
         let Some((series, meaning)) = &meanings[*index as usize] else { continue };
         if !value.is_finite() {
@@ -319,11 +363,22 @@ fn generation(view: &View<'_>) -> u32 {
 
 /// What is kept of the series with these encoded bytes; `None` where it was never seen.
 pub fn series_state(view: &View<'_>, series: &[u8]) -> Option<SeriesState> {
-    let hash = hash(series);
+    let hash = series_hash(series);
     let key = shard_key((hash >> 56) as usize);
-    let shard = Shard::read(&view.peek_raw(super::PROCESSOR.name, &key)?);
-    let at = shard.hashes.binary_search(&hash).ok()?;
-    Some(shard.states[at])
+    let shard = Shard(view.peek_raw(super::PROCESSOR.name, &key)?);
+    shard.find(hash).ok().map(|at| shard.state(at))
+}
+
+/// What is kept of every series, by [`series_hash`].
+pub fn all_series(view: &View<'_>) -> BTreeMap<u64, SeriesState> {
+    let shards = (0..SHARDS).filter_map(|it| view.peek_raw(super::PROCESSOR.name, &shard_key(it)));
+    shards
+        .flat_map(|bytes| {
+            let shard = Shard(bytes);
+            let states = (0..shard.len()).map(move |at| (shard.hash(at), shard.state(at)));
+            states.collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 fn shard_key(index: usize) -> [u8; 7] {
@@ -335,7 +390,7 @@ fn shard_key(index: usize) -> [u8; 7] {
 /// A 64-bit hash by folded multiplication, eight bytes a step (after wyhash, public domain).
 /// Persisted in state: frozen.
 #[inline]
-fn hash(bytes: &[u8]) -> u64 {
+pub fn series_hash(bytes: &[u8]) -> u64 {
     const A: u64 = 0xa076_1d64_78bd_642f;
     const B: u64 = 0xe703_7ed1_a0b4_28db;
     let fold = |a: u64, b: u64| {

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use schemas::event::{Decision, Mode, Series};
-use schemas::{Ns, telemetry::Columns};
+use schemas::{Ns, telemetry::Samples};
 use tempfile::TempDir;
 
 use super::bed::{Counting, HOST, Plane, lease, result};
@@ -165,7 +165,8 @@ fn telemetry_that_was_not_confirmed_comes_again() {
     (running.collector.sink())(vec![sample(0.0)]);
     let FromRunner::Telemetry { n, record, dropped } = second.until(is_telemetry) else { panic!() };
     assert_eq!((n, dropped), (2, 0));
-    assert_eq!(Columns::decode(&record.0).unwrap().value, [0.0]);
+    let samples = Samples::decode(&record.0).unwrap();
+    assert_eq!(samples.records().next().unwrap().value, [0.0]);
 }
 
 #[test]

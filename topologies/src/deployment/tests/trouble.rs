@@ -4,6 +4,7 @@
 
 use schemas::event::{APPROVAL_DOMAIN, ApprovalGiven, ApprovalVerdict, DeployPhase, L3Outcome};
 use schemas::signature::signature_text;
+use schemas::telemetry::Samples;
 use schemas::{Event, Kind, Ns};
 use serde_json::json;
 
@@ -312,6 +313,6 @@ fn every_request_is_bound_and_void_after_its_time() {
 #[test]
 fn a_sealed_range_costs_nothing_while_nothing_is_rolled_out() {
     let mut world = World::local(1, SAME);
-    assert!(judge::sealed(&mut world.bench.view(NAME), Ns(1), &[]).is_empty());
+    assert!(judge::sealed(&mut world.bench.view(NAME), Ns(1), &Samples::default()).is_empty());
     assert_eq!(rollout::active(&world.bench.view(NAME)), Vec::<String>::new());
 }

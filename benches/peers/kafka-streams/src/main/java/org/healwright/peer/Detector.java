@@ -56,9 +56,10 @@ final class Detector {
     void fold(byte[] key, long timeMs, double value) {
       Series series = Series.decode(store.get(key));
       double mean = series.mean;
-      double sigma = Math.sqrt(series.var);
+      double variance = series.variance;
       if (series.take(value)) {
-        context.forward(new Record<>(key, anomaly(value, mean, sigma, series.n), timeMs));
+        byte[] anomaly = anomaly(value, mean, Math.sqrt(variance), series.n);
+        context.forward(new Record<>(key, anomaly, timeMs));
       }
       store.put(key, series.encode());
       nSamples.increment();
@@ -77,8 +78,8 @@ final class Detector {
 
     @Override
     public void process(Record<byte[], byte[]> record) {
-      Sample sample = Sample.decode(record.value());
-      fold(record.key(), sample.timeMs(), sample.value());
+      Columns columns = Columns.decode(record.value());
+      fold(record.key(), columns.timeNs[0] / 1_000_000, columns.value[0]);
     }
   }
 

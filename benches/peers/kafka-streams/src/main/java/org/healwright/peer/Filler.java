@@ -1,5 +1,9 @@
 package org.healwright.peer;
 
+import static org.healwright.peer.Series.mix;
+
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -19,8 +23,10 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  */
 final class Filler {
   private static final long START_MS = 1_700_000_000_000L;
-  /** One sample in so many is planted far outside the noise, once the series has warmed up. */
+  /** One sample in so many begins a run of three far outside the noise. */
   private static final long PLANT_EACH = 20_000;
+  /** None is planted before this round: the series have not settled yet. */
+  private static final long PLANT_FROM = 40;
 
   private final long seed;
   private final int nSeries;
@@ -30,6 +36,7 @@ final class Filler {
   private final KafkaProducer<byte[], byte[]> producer;
   private final Series[] reference;
   private byte[][] entries;
+  private byte[][] keys;
   private long nRecords;
   private long nBytes;
   private long nAnomalies;
@@ -60,9 +67,10 @@ final class Filler {
     filler.producer.close();
     System.out.printf(
         "{\"topic\":\"%s\",\"samples\":%d,\"records\":%d,\"value_bytes\":%d,\"series\":%d,"
-            + "\"partitions\":%d,\"batch\":%d,\"seed\":%d,\"expected_anomalies\":%d}%n",
+            + "\"partitions\":%d,\"batch\":%d,\"seed\":%d,\"expected_anomalies\":%d,"
+            + "\"expected_state\":\"%016x\"}%n",
         filler.topic, nSamples, filler.nRecords, filler.nBytes, filler.nSeries,
-        filler.nPartitions, filler.batch, filler.seed, filler.nAnomalies);
+        filler.nPartitions, filler.batch, filler.seed, filler.nAnomalies, filler.digest());
   }
 
   private static void createTopic(Options options) throws Exception {
@@ -82,8 +90,10 @@ final class Filler {
   /** Whole rounds, the last one cut where the count is reached. Returns the count. */
   private long fill(long nSamples) {
     entries = new byte[nSeries][];
+    keys = new byte[nSeries][];
     for (int s = 0; s < nSeries; s++) {
       entries[s] = Columns.seriesEntry("bench", "host", "series." + s);
+      keys[s] = ByteBuffer.allocate(4).order(ByteOrder.LITTLE_ENDIAN).putInt(s).array();
     }
     for (long left = nSamples, round = 0; left > 0; left -= nSeries, round++) {
       int nThisRound = (int) Math.min(left, nSeries);
@@ -99,9 +109,11 @@ final class Filler {
   }
 
   private void fillSingles(int partition, long round, int nThisRound) {
+    long timeMs = START_MS + 1000 * round;
     for (int s = partition; s < nThisRound; s += nPartitions) {
-      Sample sample = new Sample(s, START_MS + 1000 * round, sample(s, round));
-      send(partition, sample.timeMs(), sample.key(), sample.encode());
+      Columns columns = new Columns(new byte[][] {entries[s]}, new int[] {0},
+          new long[] {timeMs * 1_000_000}, new double[] {sample(s, round)});
+      send(partition, timeMs, keys[s], columns.encode("filler"));
     }
   }
 
@@ -131,12 +143,10 @@ final class Filler {
 
   /** The value of a series in a round, told to the reference too. */
   private double sample(int s, long round) {
-    long chance = mix(seed ^ mix(s + 1L) ^ mix(~round));
+    long chance = chance(s, round);
     double noise = unit(chance) + unit(mix(chance + 1)) + unit(mix(chance + 2)) - 1.5;
     double value = 100.0 + s % 50 + 4.0 * noise;
-    boolean planted = round >= Series.WARM_UP
-        && Long.remainderUnsigned(mix(chance + 3), PLANT_EACH) == 0;
-    if (planted) {
+    if (begins(s, round) || begins(s, round - 1) || begins(s, round - 2)) {
       value += 100.0;
     }
     if (reference[s].take(value)) {
@@ -145,16 +155,26 @@ final class Filler {
     return value;
   }
 
+  private boolean begins(int s, long round) {
+    return round >= PLANT_FROM
+        && Long.remainderUnsigned(mix(chance(s, round) + 3), PLANT_EACH) == 0;
+  }
+
+  private long chance(int s, long round) {
+    return mix(seed ^ mix(s + 1L) ^ mix(~round));
+  }
+
+  /** A sum over all series that a reader with the same state comes to. */
+  private long digest() {
+    long digest = 0;
+    for (int s = 0; s < nSeries; s++) {
+      digest += mix(reference[s].digest() ^ s);
+    }
+    return digest;
+  }
+
   /** 53 bits as a number in [0, 1). */
   private static double unit(long bits) {
     return (bits >>> 11) * 0x1.0p-53;
-  }
-
-  /** The finalizer of SplitMix64. */
-  private static long mix(long it) {
-    long z = it + 0x9E3779B97F4A7C15L;
-    z = (z ^ (z >>> 30)) * 0xBF58476D1CE4E5B9L;
-    z = (z ^ (z >>> 27)) * 0x94D049BB133111EBL;
-    return z ^ (z >>> 31);
   }
 }

@@ -1,0 +1,90 @@
+"""From the documents of run.sh: one document, and a table and a plot where a folder is named."""
+
+import json
+import pathlib
+import sys
+
+SHAPES = {"batched": "100 samples a record", "single": "one sample a record"}
+COLOURS = {1: "#2b6cb0", 4: "#b7791f", 16: "#2f855a"}
+
+
+def rows(paths):
+    for path in paths:
+        document = json.loads(pathlib.Path(path).read_text())
+        for result in document["results"]:
+            filled = next(it for it in document["filled"]
+                          if it["topic"] == f"bench.{result['shape']}.telemetry")
+            figures = result["result"]
+            yield {
+                "shape": result["shape"], "series": filled["series"],
+                "partitions": filled["partitions"], "samples": filled["samples"],
+                "cpu_s_per_million": figures["cpu_s_per_million"],
+                "broker_cpu_s_per_million": figures["broker_cpu_s_per_million"],
+                "samples_per_s": figures["samples_per_s"],
+                "peak_rss_mb": figures["peak_rss_mb"],
+                "agrees": result["agrees_with_reference"],
+            }
+
+
+def table(found):
+    yield "| shape | series | partitions | CPU s per M samples | of the broker | M samples/s | peak RSS |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for it in found:
+        yield (f"| {SHAPES[it['shape']]} | {it['series']:,} | {it['partitions']} "
+               f"| {it['cpu_s_per_million']:.3f} | {it['broker_cpu_s_per_million']:.3f} "
+               f"| {it['samples_per_s'] / 1e6:.2f} | {it['peak_rss_mb']:.0f} MB |")
+
+
+def plot(found):
+    """Two panels, one a shape: CPU against series, a line for each number of partitions."""
+    width, height, left, top = 330, 200, 60, 40
+    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 320" font-family="sans-serif" '
+           'font-size="12" role="img" aria-label="CPU seconds per million samples against series">',
+           '<rect width="820" height="320" fill="#ffffff"/>']
+    every = sorted({it["series"] for it in found})
+    for panel, shape in enumerate(SHAPES):
+        these = [it for it in found if it["shape"] == shape]
+        x0, y0 = left + panel * (width + 80), top + height
+        most = max(it["cpu_s_per_million"] for it in these) * 1.15
+
+        def at(it):
+            share = every.index(it["series"]) / max(len(every) - 1, 1)
+            return x0 + share * width, y0 - it["cpu_s_per_million"] / most * height
+
+        out.append(f'<text x="{x0}" y="{top - 16}" fill="#1a202c">{SHAPES[shape]}: '
+                   'CPU s per million samples</text>')
+        for step in range(5):
+            y, value = y0 - step / 4 * height, most * step / 4
+            out.append(f'<line x1="{x0}" x2="{x0 + width}" y1="{y:.0f}" y2="{y:.0f}" stroke="#e2e8f0"/>')
+            out.append(f'<text x="{x0 - 6}" y="{y + 4:.0f}" text-anchor="end" fill="#4a5568">{value:.2f}</text>')
+        for place, n in enumerate(every):
+            x = x0 + place / max(len(every) - 1, 1) * width
+            out.append(f'<text x="{x:.0f}" y="{y0 + 18}" text-anchor="middle" fill="#4a5568">{n:,}</text>')
+        out.append(f'<text x="{x0 + width / 2}" y="{y0 + 36}" text-anchor="middle" fill="#4a5568">series</text>')
+        for partitions in sorted({it["partitions"] for it in these}):
+            line = sorted((it for it in these if it["partitions"] == partitions), key=lambda it: it["series"])
+            colour = COLOURS.get(partitions, "#4a5568")
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(at, line))
+            out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+            out.extend(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in map(at, line))
+    for place, partitions in enumerate(sorted({it["partitions"] for it in found})):
+        x = left + place * 130
+        colour = COLOURS.get(partitions, "#4a5568")
+        out.append(f'<rect x="{x}" y="296" width="14" height="4" fill="{colour}"/>')
+        noun = "partition" if partitions == 1 else "partitions"
+        out.append(f'<text x="{x + 20}" y="302" fill="#1a202c">{partitions} {noun}</text>')
+    out.append("</svg>")
+    return "\n".join(out) + "\n"
+
+
+def main():
+    folder, paths = sys.argv[1], sys.argv[2:]
+    found = sorted(rows(paths), key=lambda it: (it["shape"], it["series"], it["partitions"]))
+    print(json.dumps(found, indent=2))
+    print("\n".join(table(found)), file=sys.stderr)
+    if folder:
+        (pathlib.Path(folder) / "kafka-scale.svg").write_text(plot(found))
+    sys.exit(0 if all(it["agrees"] for it in found) else 1)
+
+
+main()

@@ -1,0 +1,276 @@
+//! Telemetry that lies on a cluster, through seal, detection and the journal: what a node does
+//! with it, one owner for each partition, over a topic that somebody has filled.
+//!
+//! The topic is `PREFIXtelemetry`, so the prefix says which. `benches/peers/run.sh` fills it and
+//! runs others over the same.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use schemas::avro;
+use schemas::event::Series;
+use schemas::{Batch, Hash, Head, Stream};
+use serde_json::json;
+use state::kafka::{Cluster, KafkaLog};
+use state::{Append, Changes, Log, LogError, Records, Store};
+use topologies::detection;
+
+use super::{Folder, Measured, identity};
+use crate::cli;
+use crate::engine::heads::Heads;
+use crate::engine::owner::{Office, Owner};
+use crate::engine::wall_now;
+use crate::node::os_chance;
+
+/// Records that are sent one after the other to see how long each takes to be decided on.
+const DECIDED: usize = 200;
+
+pub(super) fn run(cluster: &Cluster, args: &cli::Bench) -> anyhow::Result<Measured> {
+    let folder = Folder::new("kafka")?;
+    cluster.prepare(args.partitions, &[])?;
+    let brokers = Processes::parse(&args.broker_pids)?;
+    let mut lanes = Vec::new();
+    for partition in 0..args.partitions {
+        lanes.push(Lane::open(cluster, &folder.path().join(partition.to_string()), partition)?);
+    }
+    let (began, cpu) = (Instant::now(), super::telemetry::process_cpu_s());
+    let brokers_cpu = brokers.cpu_s()?;
+    let runs: Vec<anyhow::Result<u64>> = std::thread::scope(|scope| {
+        let running: Vec<_> = lanes.iter_mut().map(|it| scope.spawn(|| it.drain())).collect();
+        running.into_iter().map(|it| it.join().expect("a lane does not panic")).collect()
+    });
+    let samples = runs.into_iter().sum::<anyhow::Result<u64>>()?;
+    let wall_s = began.elapsed().as_secs_f64();
+    let cpu_s = super::telemetry::process_cpu_s() - cpu;
+    let broker_cpu_s = brokers.cpu_s()? - brokers_cpu;
+    let peak_rss_mb = peak_rss_mb()?;
+    let mut appends: Vec<Duration> = lanes.iter().flat_map(|it| it.log.appends()).collect();
+    let batches = appends.len();
+    let state = digest(&mut lanes, args.series);
+    let mut decided = lanes[0].decide()?;
+    let millions = samples as f64 / 1e6;
+    let figures = json!({
+        "schema": "healwright.bench.kafka.v1",
+        "contender": "healwright",
+        "samples": samples, "partitions": args.partitions, "batches": batches,
+        "wall_s": wall_s, "cpu_s": cpu_s, "samples_per_s": samples as f64 / wall_s,
+        "cpu_s_per_million": cpu_s / millions,
+        "broker_cpu_s": broker_cpu_s, "broker_cpu_s_per_million": broker_cpu_s / millions,
+        "peak_rss_mb": peak_rss_mb,
+        "commit_p50_ms": quantile_ms(&mut appends, 0.5),
+        "commit_p99_ms": quantile_ms(&mut appends, 0.99),
+        "decided_p50_ms": quantile_ms(&mut decided, 0.5),
+        "decided_p99_ms": quantile_ms(&mut decided, 0.99),
+        "state": format!("{state:016x}"),
+    });
+    let lines = vec![
+        format!(
+            "{samples} samples on {} partitions, sealed, folded and journaled in {batches} batches",
+            args.partitions
+        ),
+        format!(
+            "{:.2} M samples/s, {:.3} CPU-s per million, {:.3} of the brokers, {peak_rss_mb:.0} MB",
+            samples as f64 / wall_s / 1e6,
+            cpu_s / millions,
+            broker_cpu_s / millions
+        ),
+    ];
+    Ok((figures, lines))
+}
+
+/// One partition and its owner.
+struct Lane {
+    partition: u32,
+    log: Arc<Timed>,
+    owner: Owner,
+    end: u64,
+}
+
+impl Lane {
+    fn open(cluster: &Cluster, dir: &Path, partition: u32) -> anyhow::Result<Self> {
+        let identity = identity();
+        let log = KafkaLog::open(cluster, dir, &identity.deployment, partition, Arc::new(|| {}))?;
+        let end = log.end_of(Stream::Telemetry)?;
+        let log = Arc::new(Timed { inner: log, appends: Mutex::default() });
+        let office = Office {
+            log: log.clone(),
+            store: log.clone(),
+            identity: &identity,
+            endpoint: String::new(),
+            heads: Heads::open(&dir.join("head"), None)?,
+            chance: os_chance(),
+        };
+        let owner = Owner::elect(office, wall_now())?;
+        Ok(Lane { partition, log, owner, end })
+    }
+
+    /// Takes all telemetry there is; answers how many samples that were.
+    fn drain(&mut self) -> anyhow::Result<u64> {
+        let mut samples = 0;
+        while self.owner.head().positions.telemetry < self.end {
+            let cycle = self.owner.cycle(wall_now())?;
+            samples += cycle.batch.iter().map(|it| sealed(it)).sum::<u64>();
+            self.owner.sign_head(wall_now(), false)?;
+        }
+        self.owner.sign_head(wall_now(), true)?;
+        Ok(samples)
+    }
+
+    /// How long it takes from before a record is sent until what detection says of it stands in
+    /// the journal and has been read back: one record at a time, and nothing waits for others.
+    fn decide(&mut self) -> anyhow::Result<Vec<Duration>> {
+        let record = super::telemetry::record(0, 0..1, 1);
+        let mut took = Vec::new();
+        for _ in 0..DECIDED {
+            let began = Instant::now();
+            let end = self.log.send(Stream::Telemetry, &record)?.end;
+            while self.owner.head().positions.telemetry < end {
+                self.owner.cycle(wall_now())?;
+            }
+            took.push(began.elapsed());
+        }
+        Ok(took)
+    }
+}
+
+fn sealed(batch: &Batch) -> u64 {
+    let events = batch.entries.iter().filter_map(|it| it.event().ok());
+    events
+        .map(|it| if let schemas::Event::TelemetrySealed(it) = it { it.n_samples } else { 0 })
+        .sum()
+}
+
+/// A word that depends on every bit of what is kept of each series, as `Series.java` and
+/// `Filler.java` come to it.
+fn digest(lanes: &mut [Lane], series: u64) -> u64 {
+    let n = lanes.len() as u64;
+    let mut digest = 0u64;
+    for lane in lanes {
+        let kept: BTreeMap<u64, detection::SeriesState> =
+            lane.owner.look(detection::PROCESSOR.name, detection::all_series);
+        for s in (u64::from(lane.partition)..series).step_by(n as usize) {
+            let identity = Series {
+                service: "bench".to_owned(),
+                host: "host".to_owned(),
+                key: format!("series.{s}"),
+                labels: BTreeMap::new(),
+            };
+            let bytes = avro::to_bytes(&identity).expect("a series has an Avro form");
+            let state = kept.get(&detection::series_hash(&bytes)).copied().unwrap_or_default();
+            let baseline = state.baseline;
+            let bits = mix(mix(baseline.mean.to_bits()) ^ baseline.variance.to_bits());
+            let one = mix(bits ^ mix(u64::from(baseline.n) * 256 + u64::from(state.run())));
+            digest = digest.wrapping_add(mix(one ^ s));
+        }
+    }
+    digest
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea and Flood 2014).
+fn mix(it: u64) -> u64 {
+    let z = it.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn quantile_ms(all: &mut [Duration], share: f64) -> f64 {
+    all.sort_unstable();
+    let at = (share * all.len() as f64) as usize;
+    all.get(at.min(all.len().saturating_sub(1))).map_or(0.0, |it| it.as_secs_f64() * 1e3)
+}
+
+fn peak_rss_mb() -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("reading what is used")?;
+    let line = status.lines().find(|it| it.starts_with("VmHWM:")).unwrap_or_default();
+    let kib: String = line.chars().filter(char::is_ascii_digit).collect();
+    Ok(kib.parse::<f64>().context("reading the peak of memory")? / 1024.0)
+}
+
+/// Other processes whose CPU time counts.
+struct Processes(Vec<u32>);
+
+impl Processes {
+    fn parse(pids: &str) -> anyhow::Result<Self> {
+        let pids = pids.split(',').filter(|it| !it.is_empty());
+        let pids: Result<Vec<u32>, _> = pids.map(str::parse).collect();
+        Ok(Processes(pids.context("--broker-pids takes process ids with commas between them")?))
+    }
+
+    /// Seconds; Linux counts in hundredths.
+    fn cpu_s(&self) -> anyhow::Result<f64> {
+        let mut ticks = 0u64;
+        for pid in &self.0 {
+            let path = format!("/proc/{pid}/stat");
+            let stat = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+            // The name in parentheses may hold anything; fields are counted behind it.
+            let Some((_, fields)) = stat.rsplit_once(") ") else { bail!("{path} has no fields") };
+            let spent = fields.split(' ').skip(11).take(2);
+            ticks += spent.filter_map(|it| it.parse::<u64>().ok()).sum::<u64>();
+        }
+        Ok(ticks as f64 / 100.0)
+    }
+}
+
+/// A log that keeps how long its appends took: from sending until read back linked.
+struct Timed {
+    inner: KafkaLog,
+    appends: Mutex<Vec<Duration>>,
+}
+
+impl Timed {
+    fn appends(&self) -> Vec<Duration> {
+        self.appends.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Log for Timed {
+    fn head(&self) -> Result<Head, LogError> {
+        self.inner.head()
+    }
+    fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
+        self.inner.read(from_seq, bytes_max)
+    }
+    fn append(
+        &self,
+        expected: &Head,
+        batch: &Batch,
+        changes: &Changes,
+    ) -> Result<Append, LogError> {
+        let began = Instant::now();
+        let appended = self.inner.append(expected, batch, changes);
+        self.appends.lock().unwrap_or_else(PoisonError::into_inner).push(began.elapsed());
+        appended
+    }
+    fn send(&self, stream: Stream, records: &[Vec<u8>]) -> Result<Range<u64>, LogError> {
+        self.inner.send(stream, records)
+    }
+    fn take(&self, stream: Stream, from: u64, bytes_max: usize) -> Result<Records, LogError> {
+        self.inner.take(stream, from, bytes_max)
+    }
+    fn quarantine(&self, record: &[u8], reason: &str) -> Result<Hash, LogError> {
+        self.inner.quarantine(record, reason)
+    }
+    fn forget(&self, stream: Stream, before: u64) -> Result<(), LogError> {
+        self.inner.forget(stream, before)
+    }
+}
+
+impl Store for Timed {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
+        self.inner.get(key)
+    }
+    fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), LogError> {
+        self.inner.scan(prefix, each)
+    }
+    fn position(&self) -> Result<u64, LogError> {
+        self.inner.position()
+    }
+    fn commit(&self, next_seq: u64, changes: &Changes) -> Result<(), LogError> {
+        self.inner.commit(next_seq, changes)
+    }
+}
