@@ -108,6 +108,8 @@ pub enum Command {
     Repair(Repair),
     /// What this machine has and lacks
     Doctor,
+    /// Which processor reads what and says what
+    Topology(Topology),
     /// The configuration file
     #[command(subcommand)]
     Config(Config),
@@ -155,6 +157,25 @@ pub struct Up {
     /// Do not start the local runner
     #[arg(long)]
     pub no_runner: bool,
+}
+
+/// `healwright topology`.
+#[derive(Debug, Args)]
+pub struct Topology {
+    /// text, dot for Graphviz, or svg
+    #[arg(long, default_value = "text", hide_possible_values = true, value_name = "FORM")]
+    pub format: Picture,
+}
+
+/// How the topology is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Picture {
+    /// A block for each processor.
+    Text,
+    /// A graph for Graphviz.
+    Dot,
+    /// A drawing.
+    Svg,
 }
 
 /// `healwright node`.

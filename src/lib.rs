@@ -24,6 +24,7 @@ pub mod out;
 pub mod projection;
 pub mod repair;
 pub mod session;
+pub mod topology;
 pub mod up;
 pub mod watch;
 pub mod words;
@@ -112,6 +113,7 @@ fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
         Command::Replay => evidence::replay(&session, out),
         Command::Repair(args) => repair::run(&session, out, args),
         Command::Doctor => doctor::run(&session, out),
+        Command::Topology(args) => topology::run(out, args),
         Command::Config(args) => cli::config::run(&session, out, args),
         Command::Node(args) => join::command(&session, out, args),
         Command::Bench(args) => bench::run(out, args),
