@@ -15,6 +15,7 @@ use crate::memory::lock;
 
 /// One question; between two of them is looked at what was heard.
 const ASK: Duration = Duration::from_secs(1);
+const LISTEN: Duration = Duration::from_millis(100);
 
 /// What a client was told about its connections last.
 #[derive(Default)]
@@ -94,7 +95,11 @@ impl Cluster {
                 Ok(metadata) => return Ok((consumer, metadata)),
                 Err(error) => error,
             };
-            while consumer.poll(Duration::ZERO).is_some() {}
+            // What librdkafka logs lies in the same queue and ends a poll that does not wait.
+            let listened = Instant::now() + LISTEN;
+            while Instant::now() < listened {
+                let _ = consumer.poll(LISTEN / 4);
+            }
             let heard = lock(&consumer.context().0).clone();
             let fault = heard.as_ref().map(|(code, reason)| Fault::of(*code, reason));
             let fault = fault.unwrap_or(Fault::Connection);
