@@ -9,7 +9,7 @@ HEALWRIGHT := $(CARGO_TARGET_DIR)/debug/healwright
 demo: build
 	$(HEALWRIGHT) demo $(ARGS)
 
-test: setup-test build lint
+test: setup-test build lint compose-check
 	cargo test --workspace --quiet
 
 build: setup

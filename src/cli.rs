@@ -41,6 +41,9 @@ pub struct Global {
     /// What the names of this system's topics begin with
     #[arg(long, global = true, default_value = "healwright.", value_name = "PREFIX")]
     pub topic_prefix: String,
+    /// Configuration file; commands other than `up` take from it how a cluster is spoken to
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// How results are printed
     #[arg(short, long, global = true, default_value = "table", value_name = "FORM")]
     pub output: Form,
@@ -108,9 +111,13 @@ pub enum Command {
     Repair(Repair),
     /// What this machine has and lacks
     Doctor,
+    /// Which processor reads what and says what
+    Topology(Topology),
     /// The configuration file
     #[command(subcommand)]
     Config(Config),
+    /// Who shares a log on a cluster: members, partitions, owners, and how far behind they are
+    Groups,
     /// Who belongs to a deployment on a cluster
     #[command(subcommand)]
     Node(NodeCommand),
@@ -149,12 +156,28 @@ pub struct Up {
     /// Address of API and page
     #[arg(long, value_name = "ADDR")]
     pub http: Option<SocketAddr>,
-    /// Configuration file
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
     /// Do not start the local runner
     #[arg(long)]
     pub no_runner: bool,
+}
+
+/// `healwright topology`.
+#[derive(Debug, Args)]
+pub struct Topology {
+    /// text, dot for Graphviz, or svg
+    #[arg(long, default_value = "text", hide_possible_values = true, value_name = "FORM")]
+    pub format: Picture,
+}
+
+/// How the topology is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Picture {
+    /// A block for each processor.
+    Text,
+    /// A graph for Graphviz.
+    Dot,
+    /// A drawing.
+    Svg,
 }
 
 /// `healwright node`.

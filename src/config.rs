@@ -1,6 +1,8 @@
 //! The configuration file: read once, checked whole before anything happens, then journaled as
 //! `config.activated` events. Folds never see this file.
 
+pub mod kafka;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +29,8 @@ pub struct Config {
     pub http: Http,
     /// Who is told when people must act.
     pub escalation: Escalation,
+    /// How a cluster is spoken to, for every command with `--log kafka://…`.
+    pub kafka: kafka::Kafka,
     /// Services under care.
     pub service: Vec<Service>,
 }
@@ -116,6 +120,7 @@ impl Config {
     fn check(&self) -> anyhow::Result<()> {
         let profile = self.profile()?;
         check_profile(&profile, &self.shipped()?)?;
+        self.kafka.check()?;
         for service in &self.service {
             check_service(service)?;
         }

@@ -23,6 +23,7 @@ pub mod input;
 mod member;
 pub mod owner;
 pub mod replay;
+pub mod stages;
 mod thread;
 
 pub use input::Input;

@@ -6,6 +6,7 @@
 //! the broker; where the fan-out has come to stands in its own transactions.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use schemas::cap::{Capped, cap};
@@ -28,18 +29,26 @@ pub fn topics() -> Vec<String> {
 }
 
 /// Samples are journaled by reference, and records of the log itself have no topic.
-fn is_fanned_out(kind: Kind) -> bool {
+pub(crate) fn is_fanned_out(kind: Kind) -> bool {
     kind.class() == Class::Control && kind != Kind::TelemetrySample
 }
 
-/// Publishes while this process is the owner, until the engine stops.
-pub fn follow(cluster: &Cluster, engine: &Handle, deployment: &str, partition: u32) {
+/// Publishes while this process is the owner, until the engine stops; answers how far it has
+/// come, which counts while it is.
+pub fn follow(
+    cluster: &Cluster,
+    engine: &Handle,
+    deployment: &str,
+    partition: u32,
+) -> Arc<AtomicU64> {
+    let published = Arc::new(AtomicU64::new(0));
     let publisher = Publisher {
         cluster: cluster.clone(),
         engine: engine.clone(),
         log: engine.log(),
         source: format!("/healwright/{deployment}/{partition}"),
         partition,
+        published: published.clone(),
     };
     tokio::spawn(async move {
         let mut seat = publisher.engine.seat();
@@ -55,6 +64,7 @@ pub fn follow(cluster: &Cluster, engine: &Handle, deployment: &str, partition: u
             }
         }
     });
+    published
 }
 
 struct Publisher {
@@ -63,6 +73,7 @@ struct Publisher {
     log: Arc<dyn Log>,
     source: String,
     partition: u32,
+    published: Arc<AtomicU64>,
 }
 
 impl Publisher {
@@ -78,6 +89,7 @@ impl Publisher {
         let mut moved = self.engine.follow();
         let mut seat = self.engine.seat();
         loop {
+            self.published.store(position, Ordering::Relaxed);
             while position < moved.borrow_and_update().next_seq {
                 if !seat.borrow_and_update().here {
                     return Ok(());
@@ -87,6 +99,7 @@ impl Publisher {
                 position =
                     tokio::task::spawn_blocking(move || step(&*log, &fanout, &source, position))
                         .await??;
+                self.published.store(position, Ordering::Relaxed);
             }
             tokio::select! {
                 changed = moved.changed() => if changed.is_err() { return Ok(()) },

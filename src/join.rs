@@ -119,7 +119,21 @@ pub struct List {
 }
 
 impl List {
-    /// Opens the list of `cluster`.
+    /// Opens the list for a command, which makes no topics.
+    ///
+    /// # Errors
+    /// The cluster does not answer, or nobody has founded a deployment there.
+    pub fn of_founded(cluster: &Cluster) -> anyhow::Result<Self> {
+        if !cluster.holds_system()? {
+            bail!(
+                "no deployment has been founded on {cluster:?}; `healwright up --log … \
+                 --topic-prefix …` founds one"
+            );
+        }
+        List::open(cluster)
+    }
+
+    /// Opens the list of `cluster`, whose topics are there.
     ///
     /// # Errors
     /// The cluster does not answer.
@@ -273,7 +287,7 @@ pub fn command(session: &Session, out: Out, command: &NodeCommand) -> anyhow::Re
     let LogChoice::Kafka(cluster) = session.choice() else {
         bail!("an embedded log belongs to one node; name a cluster with `--log kafka://…`");
     };
-    let mut list = List::open(cluster)?;
+    let mut list = List::of_founded(cluster)?;
     match command {
         NodeCommand::List => show(out, &list.members),
         NodeCommand::Admit { key } => {

@@ -13,6 +13,8 @@ pub mod engine;
 pub mod evidence;
 pub mod fanout;
 pub mod follow;
+pub mod gauges;
+pub mod groups;
 pub mod http;
 pub mod join;
 pub mod journal;
@@ -24,6 +26,7 @@ pub mod out;
 pub mod projection;
 pub mod repair;
 pub mod session;
+pub mod topology;
 pub mod up;
 pub mod watch;
 pub mod words;
@@ -87,7 +90,17 @@ fn embedded_only(session: &Session, command: &Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses a configuration file where a command would pass over it in silence.
+fn configurable(cli: &Cli) -> anyhow::Result<()> {
+    let bare = matches!(cli.command, Command::Demo(_) | Command::Watch(_) | Command::Bench(_));
+    if bare && cli.global.config.is_some() {
+        anyhow::bail!("this command takes no configuration file; `healwright up` does");
+    }
+    Ok(())
+}
+
 fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
+    configurable(cli)?;
     let session = Session::new(&cli.global)?;
     embedded_only(&session, &cli.command)?;
     match &cli.command {
@@ -111,7 +124,9 @@ fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
         Command::Replay => evidence::replay(&session, out),
         Command::Repair(args) => repair::run(&session, out, args),
         Command::Doctor => doctor::run(&session, out),
+        Command::Topology(args) => topology::run(out, args),
         Command::Config(args) => cli::config::run(&session, out, args),
+        Command::Groups => groups::run(&session, out),
         Command::Node(args) => join::command(&session, out, args),
         Command::Bench(args) => bench::run(&session, out, args),
         Command::Completions { shell } => {

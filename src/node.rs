@@ -36,7 +36,7 @@ use crate::engine::{Engine, Handle, Input};
 use crate::http::{App, Inner, gate::Gate, listen};
 use crate::keys::Identity;
 use crate::projection::Projection;
-use crate::{dispatch, fanout, notify, observe};
+use crate::{dispatch, fanout, gauges, notify, observe};
 
 /// The one partition of a node.
 pub const PARTITION: u32 = 0;
@@ -312,10 +312,7 @@ impl Node {
         let handle = engine.handle();
         let projection = Projection::follow(handle.clone());
         notify::follow(&handle, config.escalation.clone());
-        if let LogChoice::Kafka(cluster) = &config.log {
-            fanout::follow(cluster, &handle, &deployment, PARTITION);
-        }
-        observe::follow(&handle);
+        measure(&config, &handle, &deployment, shared_log.as_ref())?;
         let activator =
             operator.map(|key| Activator { engine: handle.clone(), operator: Arc::new(key) });
         activate(activator.clone(), &config).await?;
@@ -449,6 +446,25 @@ async fn activate(activator: Option<Activator>, config: &NodeConfig) -> anyhow::
             Ok(())
         }
     }
+}
+
+/// Publishes what is journaled, and keeps what `/metrics` shows.
+fn measure(
+    config: &NodeConfig,
+    handle: &Handle,
+    deployment: &str,
+    shared_log: Option<&Arc<KafkaLog>>,
+) -> anyhow::Result<()> {
+    let shared = match (&config.log, shared_log) {
+        (LogChoice::Kafka(cluster), Some(log)) => Some(gauges::Shared {
+            cluster: cluster.clone(),
+            log: log.clone(),
+            published: fanout::follow(cluster, handle, deployment, PARTITION),
+        }),
+        (LogChoice::Embedded | LogChoice::Kafka(_), _) => None,
+    };
+    observe::follow(handle);
+    gauges::follow(handle, shared).context("starting a thread for the gauges")
 }
 
 /// The same program as a runner, in a process of its own.

@@ -11,7 +11,8 @@ use state::embedded::Reader;
 use state::kafka::{Cluster, KafkaReader};
 
 use crate::cli::Global;
-use crate::join::List;
+use crate::config::Config;
+use crate::join::{List, is_local};
 use crate::journal::Journal;
 use crate::keys::KeyDir;
 use crate::node::{Layout, LogChoice, PARTITION};
@@ -24,6 +25,7 @@ const REDIRECTS_MAX: usize = 3;
 /// that lies there.
 pub struct Session {
     data: PathBuf,
+    config: Config,
     log: LogChoice,
     reader: OnceCell<Source>,
 }
@@ -53,7 +55,7 @@ pub struct Running {
 
 /// The chain as the cluster holds it, under the deployment that was founded there.
 fn on_cluster(cluster: &Cluster) -> anyhow::Result<KafkaReader> {
-    let mut list = List::open(cluster)?;
+    let mut list = List::of_founded(cluster)?;
     let Some((deployment, _)) = list.read()?.founded.clone() else {
         bail!(
             "no deployment has been founded on {cluster:?}; `healwright up --log … \
@@ -76,15 +78,27 @@ impl Session {
     /// A session on what the options of every command name.
     ///
     /// # Errors
-    /// The log is named in no form that is known.
+    /// The configuration file is not good, the log is named in no form that is known, or a secret
+    /// for it cannot be read.
     pub fn new(options: &Global) -> anyhow::Result<Self> {
         let data = options.data.clone().unwrap_or_else(data_default);
+        let config = match &options.config {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
         let log = if options.log == "embedded" {
             LogChoice::Embedded
         } else {
-            LogChoice::Kafka(Cluster::parse(&options.log, &options.topic_prefix)?)
+            let cluster = Cluster::parse(&options.log, &options.topic_prefix)?;
+            let settings = config.kafka.settings(is_local(&cluster))?;
+            LogChoice::Kafka(cluster.secured(settings))
         };
-        Ok(Session { data, log, reader: OnceCell::new() })
+        Ok(Session { data, config, log, reader: OnceCell::new() })
+    }
+
+    /// The configuration file, or what stands for it when none is named.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Where the log lies.
@@ -134,6 +148,19 @@ impl Session {
         match self.source()? {
             Source::Directory(reader) => Ok(Some(reader)),
             Source::Cluster(_) => Ok(None),
+        }
+    }
+
+    /// The chain as a cluster holds it.
+    ///
+    /// # Errors
+    /// The log is not on a cluster, or as [`Session::log`].
+    pub fn on_cluster(&self) -> anyhow::Result<(&Cluster, &KafkaReader)> {
+        match (&self.log, self.source()?) {
+            (LogChoice::Kafka(cluster), Source::Cluster(reader)) => Ok((cluster, reader)),
+            (LogChoice::Embedded | LogChoice::Kafka(_), _) => {
+                bail!("an embedded log belongs to one node; name a cluster with `--log kafka://…`")
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use topologies::profile::Profile;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli;
-use crate::config::{Config, LISTEN_DEFAULT};
+use crate::config::LISTEN_DEFAULT;
 use crate::node::{Node, NodeConfig};
 use crate::out::Out;
 use crate::session::Session;
@@ -22,16 +22,15 @@ use crate::session::Session;
 /// Steps of the confidence ladder and of its gates (spec 30 §4).
 const CONFIDENCE_BUCKETS: &[f64] = &[0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1.0];
 
+/// From a fold of one entry to an append that waits for a broker.
+const STAGE_BUCKETS: &[f64] = &[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+
 /// Runs a node until it is told to stop.
 ///
 /// # Errors
 /// Whatever keeps it from starting, with what to do about it.
 pub fn up(session: &Session, out: Out, args: &cli::Up) -> anyhow::Result<bool> {
-    let config = match &args.config {
-        Some(path) => Config::read(path)?,
-        None => Config::default(),
-    };
-    let node = node_config(session, &config, args)?;
+    let node = node_config(session, args)?;
     start_logs();
     let metrics = metrics()?;
     runtime()?.block_on(async {
@@ -58,7 +57,8 @@ pub fn up(session: &Session, out: Out, args: &cli::Up) -> anyhow::Result<bool> {
 ///
 /// # Errors
 /// A token file that cannot be read.
-fn node_config(session: &Session, config: &Config, args: &cli::Up) -> anyhow::Result<NodeConfig> {
+fn node_config(session: &Session, args: &cli::Up) -> anyhow::Result<NodeConfig> {
+    let config = session.config();
     let default: SocketAddr = LISTEN_DEFAULT.parse().context("parsing the default address")?;
     let listen = args.http.or(config.http.listen).unwrap_or(default);
     let token = match &config.http.token_file {
@@ -147,8 +147,10 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
 /// # Errors
 /// The buckets of a metric are refused.
 pub(crate) fn exporter() -> anyhow::Result<PrometheusBuilder> {
+    let stage = Matcher::Full("healwright_cycle_seconds".to_owned());
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full("rca_confidence".to_owned()), CONFIDENCE_BUCKETS)
+        .and_then(|it| it.set_buckets_for_metric(stage, STAGE_BUCKETS))
         .context("setting the buckets of a metric")
 }
 

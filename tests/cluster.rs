@@ -7,6 +7,7 @@
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod bed;
 #[path = "cluster/fleet.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
 mod fleet;
 #[path = "blackbox/ask.rs"]
 mod http;

@@ -8,6 +8,8 @@
 
 #[path = "tidy/manifests.rs"]
 mod manifests;
+#[path = "tidy/metrics.rs"]
+mod metrics;
 #[path = "tidy/prose.rs"]
 mod prose;
 #[path = "tidy/rules.rs"]
@@ -122,4 +124,27 @@ fn documents_are_plain_and_calm() {
 #[test]
 fn banned_words_are_in_no_source_either() {
     none(&complaints(|it| prose::words(&it.text)));
+}
+
+#[test]
+fn every_metric_is_explained_and_every_dashboard_and_alarm_asks_for_one_that_is_set() {
+    let sources = texts("rs");
+    let program = sources.iter().filter(|(path, _)| path.starts_with("src"));
+    let set = program.flat_map(|(_, text)| metrics::set(text)).collect();
+    let guide = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let explained = metrics::explained(&guide);
+    let alarms: Vec<String> =
+        texts("yml").iter().flat_map(|(_, text)| metrics::alarms(text)).collect();
+    assert!(!alarms.is_empty(), "ops/prometheus/alerts.yml names no alarm");
+    let silent = std::collections::BTreeMap::keys(&set).chain(&alarms);
+    let silent = silent.filter(|name| !explained.contains(name));
+    let mut wrong: Vec<String> =
+        silent.map(|name| format!("docs/operations.md does not explain {name}")).collect();
+    for (path, text) in texts("json").iter().chain(&texts("yml")) {
+        if path.starts_with("ops") {
+            let why = metrics::complaints(text, &set);
+            wrong.extend(why.into_iter().map(|why| format!("{}: {why}", path.display())));
+        }
+    }
+    none(&wrong);
 }

@@ -3,9 +3,12 @@
 # what to install. Runs nothing when nothing is missing. `setup.sh test` adds what tests alone need.
 set -euo pipefail
 
-missing=()
+missing=() bare=()
 need() { # COMMAND-OR-TEST PACKAGE
   eval "$1" >/dev/null 2>&1 || missing+=("$2")
+}
+need_bare() { # The same, without what the package recommends.
+  eval "$1" >/dev/null 2>&1 || bare+=("$2")
 }
 need "command -v c++" g++
 need "command -v make" make
@@ -22,19 +25,25 @@ if [ "${1:-}" = test ]; then
   # Tests against Kafka run the real broker, which Maven fetches, and compile a Java client.
   need "command -v javac" default-jdk-headless
   need "command -v mvn" maven
+  # Certificates of a broker that speaks TLS.
+  need "command -v openssl" openssl
+  # Reads docker-compose.yml; it recommends an engine, which nothing here runs.
+  need_bare "docker compose version || command -v docker-compose" docker-compose
 fi
 
-if [ ${#missing[@]} -gt 0 ]; then
+if [ $((${#missing[@]} + ${#bare[@]})) -gt 0 ]; then
   if ! command -v apt-get >/dev/null; then
-    echo "missing here: ${missing[*]} (these are Debian's names)." >&2
+    echo "missing here: ${missing[*]} ${bare[*]} (these are Debian's names)." >&2
     echo "Install them with this system's package manager and run the command again." >&2
     exit 2
   fi
   sudo=()
   [ "$(id -u)" = 0 ] || sudo=(sudo)
-  echo "installing ${missing[*]}"
+  echo "installing ${missing[*]} ${bare[*]}"
+  export DEBIAN_FRONTEND=noninteractive
   "${sudo[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq "${missing[@]}" >/dev/null
+  "${sudo[@]}" apt-get install -y -qq "${missing[@]}" >/dev/null
+  "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${bare[@]}" >/dev/null
 fi
 
 # A python3 that is not the system's does not see the system's packages.

@@ -21,6 +21,7 @@ use super::EngineError;
 use super::bookkeeping;
 use super::fold::{self, Draft, Fault, Incoming, Place};
 use super::heads::Heads;
+use super::stages::{Stage, Watch};
 use crate::keys::Identity;
 
 pub use intake::seal_digest;
@@ -60,6 +61,8 @@ pub struct Owner {
     spare: Samples<'static>,
     /// The newest head that a witness confirmed and that is not journaled yet.
     cosigned: Option<HeadCosigned>,
+    /// Told which stage of the cycle begins; it holds the clock that this type does not.
+    watch: Option<Watch>,
 }
 
 /// What became of an input, to be told to its sender after the append.
@@ -183,6 +186,7 @@ impl Owner {
             tick_wanted: false,
             spare: Samples::default(),
             cosigned: None,
+            watch: None,
         };
         loop {
             let elected = owner.election(identity, &endpoint);
@@ -230,6 +234,7 @@ impl Owner {
     /// The partition stops: see [`EngineError`].
     pub fn cycle(&mut self, wall: Ns) -> Result<Cycle, EngineError> {
         self.place.wall = wall;
+        self.enter(Stage::Take);
         loop {
             match self.cycle_once(wall) {
                 Ok(cycle) => return Ok(cycle),
@@ -328,6 +333,17 @@ impl Owner {
         (&self.heads, &self.state)
     }
 
+    /// Has `watch` told which stage of each cycle begins.
+    pub fn watched(&mut self, watch: Watch) {
+        self.watch = Some(watch);
+    }
+
+    fn enter(&mut self, stage: Stage) {
+        if let Some(watch) = &mut self.watch {
+            watch(stage);
+        }
+    }
+
     fn next_seq(&self, draught: &Draught) -> u64 {
         self.head.next_seq + draught.drafts.len() as u64
     }
@@ -353,7 +369,10 @@ impl Owner {
         from: Option<(Stream, u64)>,
     ) -> Result<(), Stop> {
         let seq = self.next_seq(draught);
-        match fold::fold(&mut self.state, &self.place, seq, input, samples) {
+        self.enter(Stage::Fold);
+        let folded = fold::fold(&mut self.state, &self.place, seq, input, samples);
+        self.enter(Stage::Take);
+        match folded {
             Ok(drafts) => draught.add(drafts),
             Err(fault) => return Err(self.fault(fault, from)),
         }
@@ -394,6 +413,7 @@ impl Owner {
     /// Signs and appends; `None` when another batch came first. On `Appended` the state that
     /// was written with the batch becomes the state.
     fn append(&mut self, draught: Draught, epoch: u64) -> Result<Option<Arc<Batch>>, EngineError> {
+        self.enter(Stage::Append);
         let entries = self.seal_entries(draught.drafts);
         let header = Header {
             deployment: self.head.deployment.clone(),

@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 use self::answers::Answers;
 use super::bookkeeping::{self, First};
 use super::owner::{Owner, Taken};
+use super::stages::{Stage, Stopwatch};
 use super::{EngineError, Input, Member};
 
 /// What became of an input.
@@ -346,11 +347,13 @@ pub(super) fn serve(
     owner: &mut Owner,
     mut in_office: impl FnMut() -> bool,
 ) -> Result<(), EngineError> {
+    let stopwatch = Stopwatch::default();
+    owner.watched(stopwatch.watch());
     let mut last_cycle = Instant::now();
     while !shared.stop.load(Ordering::SeqCst) && in_office() {
         wait(todo, owner, last_cycle);
         last_cycle = Instant::now();
-        match cycles(shared, owner) {
+        match cycles(shared, owner, &stopwatch) {
             Err(error @ EngineError::Panicked { .. }) => shared.halt(&error),
             outcome => outcome?,
         }
@@ -374,10 +377,11 @@ fn wait(todo: &Receiver<Work>, owner: &mut Owner, last_cycle: Instant) {
     }
 }
 
-fn cycles(shared: &Shared, owner: &mut Owner) -> Result<(), EngineError> {
+fn cycles(shared: &Shared, owner: &mut Owner, stopwatch: &Stopwatch) -> Result<(), EngineError> {
     loop {
         let sent = Instant::now();
         let cycle = owner.cycle(wall_now())?;
+        stopwatch.enter(Stage::Effects);
         if cycle.batch.is_some() {
             *shared.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
         }
@@ -389,6 +393,7 @@ fn cycles(shared: &Shared, owner: &mut Owner) -> Result<(), EngineError> {
             shared.moved.send_modify(|moved| moved.next_seq = owner.head().next_seq);
         }
         owner.sign_head(wall_now(), false)?;
+        stopwatch.finish(cycle.batch.is_some());
         if !cycle.more {
             return Ok(());
         }

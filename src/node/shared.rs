@@ -54,6 +54,8 @@ pub(super) fn share(
     let log = Arc::new(log);
     let name = format!("{deployment}-{}", identity.node.public().id());
     let record = config.head_record.clone().unwrap_or_else(|| head_record_default(&name));
+    // What `healwright groups` shows of this process.
+    let client = format!("healwright@{endpoint}");
     let (office_log, endpoint) = (log.clone(), endpoint.to_owned());
     let elect = move || {
         let shown = office_log.clone();
@@ -69,7 +71,8 @@ pub(super) fn share(
         };
         Owner::elect(office, crate::engine::wall_now())
     };
-    let membership = Membership::join(cluster, "healwright", news)?;
+    let membership = Membership::join(cluster, &client, news)?;
+    tracing::info!(protocol = membership.protocol().name(), "joined the owners' group");
     let member = Member::new(log.clone(), membership, PARTITION, Box::new(elect))?;
     Ok((Engine::join(member, &bell)?, log))
 }

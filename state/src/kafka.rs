@@ -24,11 +24,13 @@ mod cluster;
 pub mod fanout;
 pub mod group;
 mod history;
+mod reach;
 mod reader;
 mod roster;
 mod sender;
 mod streams;
 mod tail;
+pub mod watch;
 
 pub use cluster::Cluster;
 pub use reader::KafkaReader;

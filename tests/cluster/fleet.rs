@@ -20,6 +20,8 @@ pub(crate) struct Fleet {
     home: tempfile::TempDir,
     log: String,
     prefix: String,
+    /// Further words of every command.
+    words: Vec<String>,
     nodes: Vec<Node>,
     acknowledged: BTreeSet<String>,
 }
@@ -32,10 +34,15 @@ struct Node {
 impl Fleet {
     /// `n` nodes with empty data directories, ready to take changes.
     pub(crate) fn start(bootstrap: &str, n: usize) -> Self {
+        Fleet::start_with(bootstrap, n, &[])
+    }
+
+    /// The same, with further words for every command.
+    pub(crate) fn start_with(bootstrap: &str, n: usize, words: &[String]) -> Self {
         let home = tempfile::tempdir().unwrap();
         let (log, prefix) = (format!("kafka://{bootstrap}"), crate::bed::prefix());
-        let mut fleet =
-            Fleet { home, log, prefix, nodes: Vec::new(), acknowledged: BTreeSet::new() };
+        let (words, nodes, acknowledged) = (words.to_vec(), Vec::new(), BTreeSet::new());
+        let mut fleet = Fleet { home, log, prefix, words, nodes, acknowledged };
         for n in 0..n {
             let node = fleet.spawn(n);
             fleet.nodes.push(node);
@@ -49,11 +56,12 @@ impl Fleet {
         let home = self.home.path();
         command.env("HOME", home).env("XDG_STATE_HOME", home.join("state"));
         command.arg("--data").arg(home.join(format!("data-{node}")));
-        command.args(["--log", &self.log, "--topic-prefix", &self.prefix]);
+        command.args(["--log", &self.log, "--topic-prefix", &self.prefix]).args(&self.words);
         command
     }
 
-    fn run(&self, node: usize, words: &[&str]) -> Output {
+    /// Runs a command that needs no node.
+    pub(crate) fn run(&self, node: usize, words: &[&str]) -> Output {
         self.command(node).args(words).output().unwrap()
     }
 
@@ -92,7 +100,8 @@ impl Fleet {
         }
     }
 
-    fn said(&self) -> String {
+    /// Everything that the nodes have written to their logs.
+    pub(crate) fn said(&self) -> String {
         let logs = (0..self.nodes.len()).map(|n| {
             let text = std::fs::read_to_string(self.home.path().join(format!("log-{n}")));
             format!("--- node {n}\n{}", text.unwrap_or_default())
@@ -216,6 +225,30 @@ impl Fleet {
             let n = listed.iter().filter(|it| *it == id).count();
             assert_eq!(n, 1, "{id} was acknowledged and stands {n} times\n{}", self.said());
         }
+    }
+
+    /// What `healwright groups` says, which asks the brokers and no node.
+    pub(crate) fn groups(&self) -> Value {
+        let ran = self.run(99, &["groups", "-o", "json"]);
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        serde_json::from_slice(&ran.stdout).unwrap()
+    }
+
+    /// The metrics of a node, as text.
+    pub(crate) fn metrics(&self, node: usize) -> String {
+        let answer = http::ask(self.nodes[node].at, "GET", "/metrics", "").unwrap();
+        http::parts(&answer).unwrap().1
+    }
+
+    /// Asks a node to stop, and waits for its end.
+    pub(crate) fn stop(&mut self, node: usize) -> std::process::ExitStatus {
+        self.signal(node, Signal::TERM);
+        self.nodes[node].child.wait().unwrap()
+    }
+
+    /// Tries until `answer` answers, as long as a decision may take.
+    pub(crate) fn eventually<T>(&self, what: &str, answer: impl FnMut() -> Option<T>) -> T {
+        self.until(DECIDE_WITHIN, what, answer)
     }
 
     /// Kafka's own console consumer gets every change that is journaled, once, under

@@ -3,6 +3,7 @@
 //!
 //! What cannot run says so and fails: a test that passes without its broker shows nothing.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -16,21 +17,33 @@ pub(crate) struct Brokers {
     dir: tempfile::TempDir,
     /// `HOST:PORT[,HOST:PORT…]`.
     pub(crate) bootstrap: String,
+    /// The same for each door that wants TLS or a password, by its protocol.
+    pub(crate) doors: BTreeMap<String, String>,
 }
 
 impl Brokers {
     /// `n` brokers, 1 or 3, with further settings `KEY=VALUE`.
     pub(crate) fn start(n: u32, settings: &[&str]) -> Self {
+        let settings = settings.iter().flat_map(|it| ["-o", it]);
+        Brokers::run(n, &settings.collect::<Vec<_>>())
+    }
+
+    /// One broker with further doors; see `kafka.sh start --secure`.
+    pub(crate) fn secured() -> Self {
+        Brokers::run(1, &["--secure"])
+    }
+
+    fn run(n: u32, words: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let bed = dir.path().join("bed");
         let mut command = Command::new(script());
-        command.args(["start", "--brokers", &n.to_string(), "--dir"]).arg(&bed);
-        for it in settings {
-            command.args(["-o", it]);
-        }
+        command.args(["start", "--brokers", &n.to_string(), "--dir"]).arg(&bed).args(words);
         let ran = command.stderr(Stdio::piped()).output().unwrap();
         let said = String::from_utf8(ran.stdout).unwrap();
-        let bootstrap = said.trim().strip_prefix("BOOTSTRAP=").map(str::to_owned);
+        let named = said.lines().filter_map(|line| line.split_once('='));
+        let mut doors: BTreeMap<String, String> =
+            named.map(|(door, at)| (door.to_owned(), at.to_owned())).collect();
+        let bootstrap = doors.remove("BOOTSTRAP");
         let Some(bootstrap) = bootstrap.filter(|_| ran.status.success()) else {
             panic!("no Kafka to test on: {}", String::from_utf8_lossy(&ran.stderr));
         };
@@ -39,7 +52,7 @@ impl Brokers {
             format!("cat >/dev/null; '{}' stop --dir '{}'", script().display(), bed.display());
         let guard = Command::new("setsid").args(["sh", "-c", &after]).stdin(Stdio::piped()).spawn();
         std::mem::forget(guard.unwrap().stdin);
-        Brokers { dir, bootstrap }
+        Brokers { dir, bootstrap, doors }
     }
 
     /// `kafka.sh VERB N`: kill, end, restart, pause or resume a broker.
@@ -48,6 +61,11 @@ impl Brokers {
         let told =
             Command::new(script()).args([verb, &n.to_string(), "--dir"]).arg(bed).status().unwrap();
         assert!(told.success(), "kafka.sh {verb} {n}");
+    }
+
+    /// Certificates and passwords of a secured broker's clients.
+    pub(crate) fn secrets(&self) -> PathBuf {
+        self.dir.path().join("bed").join("secrets")
     }
 
     /// The folder in which broker `n` keeps the partition `topic-0`, for a test that loses it.

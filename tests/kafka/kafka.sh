@@ -6,7 +6,8 @@
 # pid file; a pid is believed only while its command line names this directory, for a pid may have
 # gone to another process since.
 #
-# What it deliberately does not do: TLS, SASL, or anything that outlives `stop`.
+# What it deliberately does not do: secure what brokers say to each other, or leave anything that
+# outlives `stop`.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,7 +23,7 @@ readonly READY='Kafka Server started'
 
 usage() {
   cat <<'TEXT'
-usage: kafka.sh start [--brokers 1|3] --dir DIR [-o KEY=VALUE]…
+usage: kafka.sh start [--brokers 1|3] [--secure] --dir DIR [-o KEY=VALUE]…
        kafka.sh kill|end|restart|pause|resume N… --dir DIR
        kafka.sh stop --dir DIR
        kafka.sh try [--brokers 1|3] [-o KEY=VALUE]…
@@ -33,6 +34,9 @@ start    prints BOOTSTRAP=127.0.0.1:PORT[,…] once every broker is ready, and r
          DIR is absent or empty; broker N keeps pid, log and data in DIR/N.
          -o sets a broker's configuration; {N} in the value becomes the broker's number, and
          -o N:KEY=VALUE is for broker N alone.
+         --secure opens three more doors and prints them as SASL_PLAINTEXT=, SASL_SSL= (PLAIN,
+         SCRAM-SHA-256 and SCRAM-SHA-512 for the user `node`) and SSL= (for who has a
+         certificate). Certificates and passwords are in DIR/secrets.
 kill     SIGKILL; end is SIGTERM, and waits.
 restart  the same id, port and data; those that still run are ended and restarted in turn.
 pause    SIGSTOP; resume is SIGCONT.
@@ -134,6 +138,7 @@ start() {
   resolve
   mkdir -p "$dir"
   dir=$(cd "$dir" && pwd)
+  [ -z "$secure" ] || "$here/secrets.sh" "$dir/secrets"
   cluster=$(random_id)
   local n attempt all
   mapfile -t all < <(seq "$brokers")
@@ -144,6 +149,7 @@ start() {
     if await_ready "${all[@]}"; then
       echo "$bootstrap" >"$dir/bootstrap"
       echo "BOOTSTRAP=$bootstrap"
+      [ -z "$secure" ] || admit_user
       return 0
     fi
     # Somebody else took a port between the look and the bind: only then is it worth another try.
@@ -157,17 +163,23 @@ start() {
   done
 }
 
-# Two free ports for each broker: one for clients, one for controllers.
+# The doors that want TLS or a password, in the order of their ports.
+readonly DOORS=(SASL_PLAINTEXT SASL_SSL SSL)
+
+# Free ports for each broker: one for clients, one for controllers, one for each secured door.
 choose_ports() {
-  local port n taken=" "
-  client_ports=() controller_ports=()
-  for ((n = 0; n < 2 * brokers; )); do
+  local port n taken=" " wanted=$((2 * brokers))
+  client_ports=() controller_ports=() door_ports=()
+  [ -z "$secure" ] || wanted=$(((2 + ${#DOORS[@]}) * brokers))
+  for ((n = 0; n < wanted; )); do
     port=$((PORT_MIN + (RANDOM * 32768 + RANDOM) % (PORT_MAX - PORT_MIN)))
     [[ $taken != *" $port "* ]] || continue
     # A connection that succeeds means that somebody listens.
     ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || continue
     taken+="$port "
-    if ((n < brokers)); then client_ports+=("$port"); else controller_ports+=("$port"); fi
+    if ((n < brokers)); then client_ports+=("$port")
+    elif ((n < 2 * brokers)); then controller_ports+=("$port")
+    else door_ports+=("$port"); fi
     n=$((n + 1))
   done
   local at voters_list=()
@@ -207,6 +219,7 @@ configuration() {
   local n=$1 copies=1 in_sync=1 it
   if [ "$brokers" = 3 ]; then copies=3 in_sync=2; fi
   { defaults "$n" "$copies" "$in_sync"
+    [ -z "$secure" ] || secured "$n"
     for it in "${overrides[@]}"; do
       if [[ $it =~ ^([0-9]+):(.*)$ ]]; then
         [ "${BASH_REMATCH[1]}" = "$n" ] || continue
@@ -265,6 +278,58 @@ num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=8388608
 TEXT
+}
+
+# Brokers and controllers go on speaking in clear; on the door for TLS alone a client must show a
+# certificate.
+secured() {
+  local n=$1 secrets=$dir/secrets map="PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+  local listeners=PLAINTEXT://127.0.0.1:${client_ports[n - 1]} idx door name module password
+  local packaged=org.apache.kafka.common.security
+  password=$(<"$secrets/password")
+  for idx in "${!DOORS[@]}"; do
+    door=${DOORS[idx]} name=${DOORS[idx],,}
+    listeners+=,$door://127.0.0.1:${door_ports[(n - 1) * ${#DOORS[@]} + idx]}
+    map+=,$door:$door
+    [[ $door == SASL_* ]] || continue
+    module="$packaged.plain.PlainLoginModule required user_node=\"$password\";"
+    echo "listener.name.$name.plain.sasl.jaas.config=$module"
+    module="$packaged.scram.ScramLoginModule required;"
+    echo "listener.name.$name.scram-sha-256.sasl.jaas.config=$module"
+    echo "listener.name.$name.scram-sha-512.sasl.jaas.config=$module"
+  done
+  cat <<TEXT
+listeners=$listeners,CONTROLLER://127.0.0.1:${controller_ports[n - 1]}
+advertised.listeners=$listeners
+listener.security.protocol.map=$map
+inter.broker.listener.name=PLAINTEXT
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+ssl.keystore.type=PEM
+ssl.keystore.location=$secrets/broker-store.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$secrets/ca.pem
+listener.name.ssl.ssl.client.auth=required
+TEXT
+}
+
+# SCRAM's users are kept by the brokers themselves; PLAIN's stand in their configuration.
+admit_user() {
+  local password idx n at it pids=()
+  password=$(<"$dir/secrets/password")
+  # One request names a user once, so each mechanism has a request of its own.
+  for it in SCRAM-SHA-256 SCRAM-SHA-512; do
+    (tool kafka.admin.ConfigCommand --bootstrap-server "$bootstrap" --alter --entity-type users \
+      --entity-name node --add-config "$it=[password=$password]") >/dev/null &
+    pids+=("$!")
+  done
+  for it in "${pids[@]}"; do wait "$it" || { stop; refuse "the user was not admitted"; }; done
+  for idx in "${!DOORS[@]}"; do
+    at=()
+    for ((n = 0; n < brokers; n++)); do
+      at+=("127.0.0.1:${door_ports[n * ${#DOORS[@]} + idx]}")
+    done
+    echo "${DOORS[idx]}=$(IFS=,; echo "${at[*]}")"
+  done
 }
 
 launch() {
@@ -400,7 +465,7 @@ stop() {
     done < <(cat "$dir/$n/made" 2>/dev/null)
     rm -rf "${dir:?}/$n"
   done
-  rm -f "$dir/bootstrap"
+  rm -rf "${dir:?}/bootstrap" "${dir:?}/secrets"
   rmdir --ignore-fail-on-non-empty "$dir"
 }
 
@@ -445,10 +510,11 @@ case $command in
   *) usage >&2; exit 2 ;;
 esac
 
-brokers=1 dir="" overrides=() numbers=()
+brokers=1 dir="" secure="" overrides=() numbers=()
 while [ $# -gt 0 ]; do
   case $1 in
     --brokers) brokers=${2:?--brokers needs 1 or 3}; shift 2 ;;
+    --secure) secure=yes; shift ;;
     --dir) dir=${2:?--dir needs a folder}; shift 2 ;;
     -o) [[ ${2:-} == *=* ]] || refuse "-o needs KEY=VALUE"; overrides+=("$2"); shift 2 ;;
     [0-9]*) numbers+=("$1"); shift ;;

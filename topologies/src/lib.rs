@@ -33,6 +33,9 @@ pub mod trust;
 
 pub use fold::{Folded, Output, Processor, Store, View};
 
+/// `loop.toml`: the same loop as [`PROCESSORS`], for whoever reads or draws it.
+pub const LOOP: &str = include_str!("../loop.toml");
+
 /// Every processor, in the order in which each entry reaches them. `loop.toml` says the same,
 /// with what each reads and says, and a test compares the two.
 pub const PROCESSORS: &[Processor] = &[

@@ -5,9 +5,7 @@ use std::fmt::Write as _;
 
 use expect_test::expect_file;
 use schemas::Kind;
-use topologies::PROCESSORS;
-
-const DECLARED: &str = include_str!("../loop.toml");
+use topologies::{LOOP, PROCESSORS};
 
 /// The declaration that the code makes.
 fn declaration() -> String {
@@ -26,9 +24,9 @@ fn declaration() -> String {
 
 #[test]
 fn the_loop_is_the_declared_one() {
-    let head: Vec<&str> = DECLARED.lines().take_while(|it| it.starts_with('#')).collect();
+    let head: Vec<&str> = LOOP.lines().take_while(|it| it.starts_with('#')).collect();
     expect_file!["../loop.toml"].assert_eq(&format!("{}\n{}", head.join("\n"), declaration()));
-    let declared: toml::Table = toml::from_str(DECLARED).unwrap();
+    let declared: toml::Table = toml::from_str(LOOP).unwrap();
     assert_eq!(declared["processor"].as_array().map(Vec::len), Some(PROCESSORS.len()));
 }
 

@@ -39,7 +39,7 @@ const EXPIRING_MS: &str = "604800000";
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the cluster may take to answer at the start.
-const START_WITHIN: Duration = Duration::from_secs(20);
+pub(crate) const START_WITHIN: Duration = Duration::from_secs(20);
 
 /// A cluster and the part of it that belongs to one system.
 #[derive(Clone)]
@@ -174,16 +174,7 @@ impl Cluster {
     /// # Errors
     /// [`LogError::Cluster`]: the cluster does not answer, or a topic is not what it must be.
     pub fn prepare(&self, partitions: u32, typed: &[String]) -> Result<(), LogError> {
-        let consumer: BaseConsumer =
-            self.client().create().map_err(|error| self.failed("start a client", error))?;
-        let metadata = consumer.fetch_metadata(None, START_WITHIN);
-        let metadata = metadata.map_err(|error| {
-            let why = format!(
-                "no broker answers ({error}); check address and port, or start one with \
-                 `make kafka`"
-            );
-            self.failed("ask for the topics", why)
-        })?;
+        let (consumer, metadata) = self.reached()?;
         let replicas = metadata.brokers().len().min(REPLICAS);
         let there: BTreeMap<&str, usize> =
             metadata.topics().iter().map(|it| (it.name(), it.partitions().len())).collect();
@@ -225,7 +216,7 @@ impl Cluster {
         wanted
     }
 
-    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, LogError> {
+    pub(crate) fn admin(&self) -> Result<AdminClient<DefaultClientContext>, LogError> {
         self.client().create().map_err(|error| self.failed("start a client", error))
     }
 
@@ -274,10 +265,12 @@ impl Cluster {
             let described = described.map_err(|error| self.failed("read the topics", error))?;
             let settings: Result<Vec<ConfigResource>, _> = described.into_iter().collect();
             match settings {
-                Ok(settings) => {
+                // A broker that has just heard of a topic may answer without its settings.
+                Ok(settings) if until < Instant::now() || settings.iter().all(is_told) => {
                     let mut pairs = wanted.iter().zip(&settings);
                     return pairs.try_for_each(|(topic, settings)| self.fits(topic, settings));
                 }
+                Ok(_) => {}
                 // A topic that was made a moment ago is not known to every broker yet.
                 Err(RDKafkaErrorCode::UnknownTopicOrPartition) if Instant::now() < until => {}
                 Err(code) => return Err(self.failed("read the settings of the topics", code)),
@@ -311,7 +304,11 @@ impl Cluster {
         Ok(())
     }
 
-    fn await_leader(&self, consumer: &BaseConsumer, topic: &Wanted) -> Result<(), LogError> {
+    fn await_leader<C: ConsumerContext>(
+        &self,
+        consumer: &BaseConsumer<C>,
+        topic: &Wanted,
+    ) -> Result<(), LogError> {
         let until = Instant::now() + START_WITHIN;
         let mut last = "no partition has a leader yet".to_owned();
         while Instant::now() < until {
@@ -329,6 +326,11 @@ impl Cluster {
         }
         Err(self.failed(&format!("use the topic {}", topic.name), last))
     }
+}
+
+/// Whether a topic's settings are in an answer.
+fn is_told(settings: &ConfigResource) -> bool {
+    settings.get("cleanup.policy").is_some_and(|it| it.value.is_some())
 }
 
 /// What a reader sees of transactions.

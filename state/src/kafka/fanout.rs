@@ -6,6 +6,7 @@
 //! predecessor, whose open transaction is then aborted by the broker. What a record means is not
 //! known here.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -64,60 +65,9 @@ impl Fanout {
     /// The position that the last committed transaction brought the fan-out to.
     ///
     /// # Errors
-    /// [`LogError::Cluster`], [`LogError::Unanswered`].
+    /// As [`position`].
     pub fn position(&self) -> Result<u64, LogError> {
-        let topic = self.cluster.topic(FANOUT);
-        let failed = |error: KafkaError| self.cluster.failed(&format!("read {topic}"), error);
-        let consumer: BaseConsumer =
-            self.cluster.reader(Isolation::Committed).create().map_err(failed)?;
-        let partition = u32::try_from(self.partition).unwrap_or(0);
-        let (low, high) = self.cluster.watermarks(&consumer, &topic, partition)?;
-        let offset = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
-        let (low, high) = (offset(low), offset(high));
-        // Marks of transactions lie between the records, so the last one is looked for from
-        // ever further back.
-        let mut back = 16;
-        loop {
-            let start = (high - back).max(low);
-            if let Some(last) = self.last_from(&consumer, start, high)? {
-                return Ok(last);
-            }
-            if start == low {
-                return Ok(0);
-            }
-            back *= 8;
-        }
-    }
-
-    fn last_from(
-        &self,
-        consumer: &BaseConsumer,
-        start: i64,
-        high: i64,
-    ) -> Result<Option<u64>, LogError> {
-        if high <= start {
-            return Ok(None);
-        }
-        let topic = self.cluster.topic(FANOUT);
-        let failed = |error: KafkaError| self.cluster.failed(&format!("read {topic}"), error);
-        let mut assignment = TopicPartitionList::new();
-        let offset = Offset::Offset(start);
-        assignment.add_partition_offset(&topic, self.partition, offset).map_err(failed)?;
-        consumer.assign(&assignment).map_err(failed)?;
-        let mut last = None;
-        let until = Instant::now() + WITHIN;
-        while Instant::now() < until {
-            match consumer.poll(Duration::from_millis(100)) {
-                None => {}
-                Some(Ok(message)) => {
-                    let value = message.payload().and_then(|it| it.try_into().ok());
-                    last = value.map(u64::from_be_bytes).or(last);
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
-                Some(Err(error)) => super::streams::transient(&self.cluster, &error)?,
-            }
-        }
-        Err(LogError::Unanswered { what: "read of the fan-out's position" })
+        position(&self.cluster, u32::try_from(self.partition).unwrap_or(0))
     }
 
     /// Publishes `records` and moves the position to `next`, together.
@@ -165,4 +115,63 @@ impl Fanout {
         }
         Ok(())
     }
+}
+
+/// The position that the last committed transaction brought the fan-out of a partition to. It
+/// may lie further back than its owner is: a run without records commits nothing.
+///
+/// # Errors
+/// [`LogError::Cluster`], [`LogError::Unanswered`].
+pub fn position(cluster: &Cluster, partition: u32) -> Result<u64, LogError> {
+    let topic = cluster.topic(FANOUT);
+    let failed = |error: KafkaError| cluster.failed(&format!("read {topic}"), error);
+    let consumer: BaseConsumer = cluster.reader(Isolation::Committed).create().map_err(failed)?;
+    let (low, high) = cluster.watermarks(&consumer, &topic, partition)?;
+    let offset = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
+    let (low, high) = (offset(low), offset(high));
+    // Marks of transactions lie between the records, so the last one is looked for from ever
+    // further back.
+    let mut back = 16;
+    loop {
+        let start = (high - back).max(low);
+        if let Some(last) = last_from(cluster, &consumer, partition, start..high)? {
+            return Ok(last);
+        }
+        if start == low {
+            return Ok(0);
+        }
+        back *= 8;
+    }
+}
+
+fn last_from(
+    cluster: &Cluster,
+    consumer: &BaseConsumer,
+    partition: u32,
+    offsets: Range<i64>,
+) -> Result<Option<u64>, LogError> {
+    if offsets.is_empty() {
+        return Ok(None);
+    }
+    let topic = cluster.topic(FANOUT);
+    let failed = |error: KafkaError| cluster.failed(&format!("read {topic}"), error);
+    let mut assignment = TopicPartitionList::new();
+    let number = i32::try_from(partition).unwrap_or(i32::MAX);
+    let offset = Offset::Offset(offsets.start);
+    assignment.add_partition_offset(&topic, number, offset).map_err(failed)?;
+    consumer.assign(&assignment).map_err(failed)?;
+    let mut last = None;
+    let until = Instant::now() + WITHIN;
+    while Instant::now() < until {
+        match consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Ok(message)) => {
+                let value = message.payload().and_then(|it| it.try_into().ok());
+                last = value.map(u64::from_be_bytes).or(last);
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
+            Some(Err(error)) => super::streams::transient(cluster, &error)?,
+        }
+    }
+    Err(LogError::Unanswered { what: "read of the fan-out's position" })
 }

@@ -1,7 +1,11 @@
 //! The consumer group: which process should try to hold which partition.
 //!
-//! It assigns and nothing else. What is read, and from where, stands in the chain; the group's
-//! positions are for those who watch. So every partition it gives is paused at once.
+//! It assigns and nothing else. What is read, and from where, stands in the chain, and the group
+//! commits no positions. So every partition it gives is paused at once.
+//!
+//! Two protocols do the same. In the classic one a member says how long it may be silent; in the
+//! newer one (KIP-848) the broker says it, 45 s by default, which is too long to be without an
+//! owner. So the newer one is used only where every broker has set it as short.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,9 +13,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
+use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::{ClientConfig, ClientContext};
 use schemas::Stream;
 
 use super::cluster::Cluster;
@@ -20,13 +25,80 @@ use crate::memory::lock;
 
 /// A member that is silent for this long is replaced (the shortest that brokers permit by
 /// default).
-const SESSION_MS: &str = "6000";
+pub const SESSION_MS: u64 = 6_000;
 const HEARTBEAT_MS: &str = "1500";
+/// The broker's word on how long a member of a group of the newer protocol may be silent.
+const BROKERS_SESSION: &str = "group.consumer.session.timeout.ms";
+/// Brokers may take this long to tell it; without an answer the classic protocol is used.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// A partition that is taken away is given up within this, or taken all the same.
 const YIELD_WITHIN: Duration = Duration::from_secs(2);
 
+/// How the group assigns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Members agree among themselves, cooperatively; each says how long it may be silent.
+    Classic,
+    /// The broker assigns (KIP-848).
+    Consumer,
+}
+
+impl Protocol {
+    /// The newer one where every broker permits a session as short as [`SESSION_MS`].
+    pub fn permitted(cluster: &Cluster) -> Self {
+        match brokers_session_ms(cluster) {
+            Some(longest) if longest <= SESSION_MS => Protocol::Consumer,
+            Some(_) | None => Protocol::Classic,
+        }
+    }
+
+    /// As librdkafka and Kafka's tools call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Classic => "classic",
+            Protocol::Consumer => "consumer",
+        }
+    }
+
+    fn settings(self, config: &mut ClientConfig) {
+        config.set("group.protocol", self.name());
+        match self {
+            Protocol::Classic => {
+                config.set("partition.assignment.strategy", "cooperative-sticky");
+                config.set("session.timeout.ms", SESSION_MS.to_string());
+                config.set("heartbeat.interval.ms", HEARTBEAT_MS);
+            }
+            // Everything else is the broker's to say.
+            Protocol::Consumer => {}
+        }
+    }
+}
+
+/// The longest session that a broker has set; `None` when one does not say it, because it is too
+/// old or this process may not ask.
+fn brokers_session_ms(cluster: &Cluster) -> Option<u64> {
+    let (_, metadata) = cluster.reached().ok()?;
+    let brokers = metadata.brokers().iter().map(|it| ResourceSpecifier::Broker(it.id()));
+    let brokers: Vec<ResourceSpecifier<'_>> = brokers.collect();
+    let options = AdminOptions::new().request_timeout(Some(TOLD_WITHIN));
+    let admin = cluster.admin().ok()?;
+    // A resource for each request: librdkafka sends one to the broker that it is about.
+    let told = brokers.iter().map(|broker| {
+        let described = pollster::block_on(admin.describe_configs([broker], &options)).ok()?;
+        let settings = described.into_iter().next()?.ok()?;
+        settings.get(BROKERS_SESSION)?.value.as_ref()?.parse::<u64>().ok()
+    });
+    told.collect::<Option<Vec<u64>>>()?.into_iter().max()
+}
+
+/// The group's name.
+pub(crate) fn name(cluster: &Cluster) -> String {
+    cluster.topic("owners")
+}
+
 /// Membership of a process, until it is dropped.
 pub struct Membership {
+    protocol: Protocol,
     seats: Arc<Seats>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -106,9 +178,9 @@ impl Membership {
     ) -> Result<Self, LogError> {
         let seats = Arc::new(Seats { given: Mutex::default(), changed: Condvar::new(), news });
         let mut config = cluster.client();
-        config.set("group.id", cluster.topic("owners")).set("client.id", instance);
-        config.set("partition.assignment.strategy", "cooperative-sticky");
-        config.set("session.timeout.ms", SESSION_MS).set("heartbeat.interval.ms", HEARTBEAT_MS);
+        config.set("group.id", name(cluster)).set("client.id", instance);
+        let protocol = Protocol::permitted(cluster);
+        protocol.settings(&mut config);
         config.set("enable.auto.commit", "false").set("auto.offset.reset", "latest");
         let failed = |error| cluster.failed("join the owners' group", error);
         let consumer: BaseConsumer<Context> =
@@ -133,7 +205,12 @@ impl Membership {
             what: "start a thread".to_owned(),
             why: error.to_string(),
         })?;
-        Ok(Membership { seats, stop, thread: Some(thread) })
+        Ok(Membership { protocol, seats, stop, thread: Some(thread) })
+    }
+
+    /// How the group assigns.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// Whether the group says that `partition` is this process's.

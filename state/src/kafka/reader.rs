@@ -9,6 +9,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
+use schemas::event::OwnerElected;
+use schemas::link::election;
 use schemas::{Batch, Head, Stream, link};
 
 use super::cluster::{Cluster, HEADS, Isolation, JOURNAL};
@@ -35,6 +37,8 @@ struct Chain {
     /// First sequence and offset of each linked batch.
     index: Vec<(u64, i64)>,
     n_skipped: u64,
+    /// The election that opened the current epoch.
+    elected: Option<OwnerElected>,
     /// Offset of the next record that has not been linked or skipped yet.
     next_offset: i64,
 }
@@ -48,7 +52,7 @@ impl KafkaReader {
         let config = cluster.reader(Isolation::Uncommitted);
         let consumer = config.create().map_err(|error| cluster.failed("start a client", error))?;
         let head = Head::genesis(deployment, partition);
-        let chain = Chain { head, index: Vec::new(), n_skipped: 0, next_offset: 0 };
+        let chain = Chain { head, index: Vec::new(), n_skipped: 0, elected: None, next_offset: 0 };
         let chain = Mutex::new(chain);
         let history = History::of(cluster, partition);
         let reader = KafkaReader { cluster: cluster.clone(), partition, consumer, chain, history };
@@ -65,13 +69,16 @@ impl KafkaReader {
         let from = chain.next_offset;
         self.walk(from, |batch, offset| {
             chain.next_offset = offset + 1;
-            match batch.as_ref().map(|batch| link(&chain.head, batch)) {
-                Some(Ok(head)) => {
+            match batch.as_ref().map(|batch| (batch, link(&chain.head, batch))) {
+                Some((batch, Ok(head))) => {
+                    if let Some(elected) = election(batch) {
+                        chain.elected = Some(elected);
+                    }
                     let first_seq = chain.head.next_seq;
                     chain.index.push((first_seq, offset));
                     chain.head = head;
                 }
-                Some(Err(_)) | None => chain.n_skipped += 1,
+                Some((_, Err(_))) | None => chain.n_skipped += 1,
             }
             true
         })
@@ -80,6 +87,11 @@ impl KafkaReader {
     /// The end of the chain.
     pub fn head(&self) -> Head {
         lock(&self.chain).head.clone()
+    }
+
+    /// The election that opened the current epoch, if there was one.
+    pub fn elected(&self) -> Option<OwnerElected> {
+        lock(&self.chain).elected.clone()
     }
 
     /// Records of the topic that were never linked.
