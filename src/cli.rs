@@ -437,6 +437,9 @@ pub struct Bench {
     /// Series in it
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub series: u64,
+    /// Samples that are taken before measuring begins
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub warmup: u64,
     /// Processes of the brokers, whose CPU time is told too
     #[arg(long, default_value = "", value_name = "PID,…")]
     pub broker_pids: String,

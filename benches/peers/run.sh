@@ -40,7 +40,7 @@ raw() { "$target/debug/examples/raw" "$bootstrap" "$1" "$2"; }
 contender_healwright() {
   "$target/debug/healwright" bench kafka --log "kafka://$bootstrap" -o json \
     --topic-prefix "${1%telemetry}" --partitions "$partitions" --series "$series" \
-    --broker-pids "$broker_pids"
+    --broker-pids "$broker_pids" --warmup "$warmup"
 }
 
 contender_streams_cached() { streams "$@" --cache; }

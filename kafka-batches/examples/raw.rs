@@ -105,7 +105,7 @@ fn batches(consumer: &Arc<BaseConsumer>, topic: &str, partitions: i32) -> Outcom
             read.bytes += message.payload_len() as u64;
         }
         for (_, lane, ended) in lanes.iter_mut().filter(|(_, _, ended)| !ended) {
-            lane.take(|record| match record {
+            lane.take(usize::MAX, |record| match record {
                 Record::At { value, .. } => {
                     read.records += 1;
                     read.bytes += value.len() as u64;

@@ -61,10 +61,10 @@ impl Batches {
         Some(Batches { queue, _consumer: consumer.clone(), run: vec![std::ptr::null_mut(); RUN] })
     }
 
-    /// Hands what lies in the queue to `each`, a thousand records at most, and answers how many
-    /// things there were. It does not wait: librdkafka would wait until the run is full.
-    pub fn take(&mut self, mut each: impl FnMut(Record<'_>)) -> usize {
-        let (first, room) = (self.run.as_mut_ptr(), self.run.len());
+    /// Hands what lies in the queue to `each`, `n_max` records and a thousand at most, and answers
+    /// how many things there were. It does not wait: librdkafka would wait until the run is full.
+    pub fn take(&mut self, n_max: usize, mut each: impl FnMut(Record<'_>)) -> usize {
+        let (first, room) = (self.run.as_mut_ptr(), self.run.len().min(n_max));
         // SAFETY: the queue is alive until `drop`; there is room for `room` pointers at `first`.
         let taken =
             unsafe { bindings::rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, first, room) };

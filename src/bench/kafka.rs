@@ -37,13 +37,17 @@ pub(super) fn run(cluster: &Cluster, args: &cli::Bench) -> anyhow::Result<Measur
     for partition in 0..args.partitions {
         lanes.push(Lane::open(cluster, &folder.path().join(partition.to_string()), partition)?);
     }
+    let warm = args.warmup / u64::from(args.partitions.max(1));
+    drain(&mut lanes, warm)?;
+    lanes.iter().for_each(|it| it.log.forget_appends());
     let (began, cpu) = (Instant::now(), super::telemetry::process_cpu_s());
     let brokers_cpu = brokers.cpu_s()?;
-    let runs: Vec<anyhow::Result<u64>> = std::thread::scope(|scope| {
-        let running: Vec<_> = lanes.iter_mut().map(|it| scope.spawn(|| it.drain())).collect();
-        running.into_iter().map(|it| it.join().expect("a lane does not panic")).collect()
-    });
-    let samples = runs.into_iter().sum::<anyhow::Result<u64>>()?;
+    let samples = drain(&mut lanes, u64::MAX)?;
+    anyhow::ensure!(
+        samples > 0,
+        "nothing is left to measure: the topic holds {} samples or fewer",
+        args.warmup
+    );
     let wall_s = began.elapsed().as_secs_f64();
     let cpu_s = super::telemetry::process_cpu_s() - cpu;
     let broker_cpu_s = brokers.cpu_s()? - brokers_cpu;
@@ -51,7 +55,8 @@ pub(super) fn run(cluster: &Cluster, args: &cli::Bench) -> anyhow::Result<Measur
     let mut appends: Vec<Duration> = lanes.iter().flat_map(|it| it.log.appends()).collect();
     let batches = appends.len();
     let state = digest(&mut lanes, args.series);
-    let mut decided = lanes[0].decide()?;
+    drop(lanes);
+    let mut decided = decide(&cluster.beside("decided."), &folder.path().join("decided"))?;
     let millions = samples as f64 / 1e6;
     let figures = json!({
         "schema": "healwright.bench.kafka.v1",
@@ -108,10 +113,11 @@ impl Lane {
         Ok(Lane { partition, log, owner, end })
     }
 
-    /// Takes all telemetry there is; answers how many samples that were.
-    fn drain(&mut self) -> anyhow::Result<u64> {
+    /// Takes telemetry until the end, or until it has taken `enough` samples; answers how many
+    /// that were.
+    fn drain(&mut self, enough: u64) -> anyhow::Result<u64> {
         let mut samples = 0;
-        while self.owner.head().positions.telemetry < self.end {
+        while self.owner.head().positions.telemetry < self.end && samples < enough {
             let cycle = self.owner.cycle(wall_now())?;
             samples += cycle.batch.iter().map(|it| sealed(it)).sum::<u64>();
             self.owner.sign_head(wall_now(), false)?;
@@ -119,22 +125,34 @@ impl Lane {
         self.owner.sign_head(wall_now(), true)?;
         Ok(samples)
     }
+}
 
-    /// How long it takes from before a record is sent until what detection says of it stands in
-    /// the journal and has been read back: one record at a time, and nothing waits for others.
-    fn decide(&mut self) -> anyhow::Result<Vec<Duration>> {
-        let record = super::telemetry::record(0, 0..1, 1);
-        let mut took = Vec::new();
-        for _ in 0..DECIDED {
-            let began = Instant::now();
-            let end = self.log.send(Stream::Telemetry, &record)?.end;
-            while self.owner.head().positions.telemetry < end {
-                self.owner.cycle(wall_now())?;
-            }
-            took.push(began.elapsed());
+/// All lanes at once, each on a thread of its own.
+fn drain(lanes: &mut [Lane], enough: u64) -> anyhow::Result<u64> {
+    let runs: Vec<anyhow::Result<u64>> = std::thread::scope(|scope| {
+        let running: Vec<_> =
+            lanes.iter_mut().map(|it| scope.spawn(move || it.drain(enough))).collect();
+        running.into_iter().map(|it| it.join().expect("a lane does not panic")).collect()
+    });
+    runs.into_iter().sum()
+}
+
+/// How long it takes from before a record is sent until what detection says of it stands in the
+/// journal and has been read back: one record at a time, in a system of its own.
+fn decide(cluster: &Cluster, dir: &Path) -> anyhow::Result<Vec<Duration>> {
+    cluster.prepare(1, &[])?;
+    let mut lane = Lane::open(cluster, dir, 0)?;
+    let record = super::telemetry::record(0, 0..1, 1);
+    let mut took = Vec::new();
+    for _ in 0..DECIDED {
+        let began = Instant::now();
+        let end = lane.log.send(Stream::Telemetry, &record)?.end;
+        while lane.owner.head().positions.telemetry < end {
+            lane.owner.cycle(wall_now())?;
         }
-        Ok(took)
+        took.push(began.elapsed());
     }
+    Ok(took)
 }
 
 fn sealed(batch: &Batch) -> u64 {
@@ -223,6 +241,10 @@ struct Timed {
 }
 
 impl Timed {
+    fn forget_appends(&self) {
+        self.appends.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn appends(&self) -> Vec<Duration> {
         self.appends.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

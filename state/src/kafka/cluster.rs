@@ -88,6 +88,12 @@ impl Cluster {
         Cluster { security, ..self }
     }
 
+    /// Another system on the same cluster: one whose prefix goes on with `part`.
+    #[must_use]
+    pub fn beside(&self, part: &str) -> Self {
+        Cluster { prefix: format!("{}{part}", self.prefix), ..self.clone() }
+    }
+
     /// `HOST:PORT[,…]`.
     pub fn brokers(&self) -> &str {
         &self.brokers

@@ -39,6 +39,9 @@ struct Lane {
     queue: PartitionQueue<DefaultConsumerContext>,
     batches: Batches,
     records: Records,
+    /// Bytes of the largest record seen: with them a run ends before an answer is too large, and
+    /// the answer is what is here and no copy of a part.
+    largest: usize,
     /// Position of the next record to arrive, at least.
     next: u64,
     /// Records below have never been here.
@@ -106,7 +109,7 @@ impl Streams {
         let began = Instant::now();
         loop {
             lane.gather(&self.cluster, bytes_max)?;
-            let is_full = bytes_max <= lane.records.n_bytes_from(from);
+            let is_full = lane.room(bytes_max) <= lane.records.n_bytes_from(from);
             if lane.end <= lane.next || is_full || lane.has_ended(began) {
                 return Ok(Some(lane.records.select(from, bytes_max)));
             }
@@ -143,9 +146,9 @@ impl Lane {
         batches: Batches,
         next: u64,
     ) -> Self {
-        let records = Records::default();
+        let (records, largest) = (Records::default(), 1);
         let (start, end) = (next, next);
-        Lane { stream, topic, queue, batches, records, next, start, end, at_end: false }
+        Lane { stream, topic, queue, batches, records, largest, next, start, end, at_end: false }
     }
 
     /// The broker's word that nothing more is there, given again after a wait: the marks of a
@@ -162,9 +165,18 @@ impl Lane {
 
     /// Moves what has arrived into the buffer.
     fn gather(&mut self, cluster: &Cluster, bytes_max: usize) -> Result<(), LogError> {
-        let room = bytes_max.min(BUFFER_BYTES);
-        while self.records.n_bytes() < room && self.poll(cluster)? {}
-        Ok(())
+        loop {
+            let room = self.room(bytes_max.min(BUFFER_BYTES));
+            let left = room.saturating_sub(self.records.n_bytes());
+            if left == 0 || !self.poll(cluster, left.div_ceil(self.largest))? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Bytes with which an answer of at most `bytes_max` is full: one more record might not fit.
+    fn room(&self, bytes_max: usize) -> usize {
+        bytes_max.saturating_sub(self.largest).max(1)
     }
 
     /// Waits a moment for the next record.
@@ -182,14 +194,16 @@ impl Lane {
         Ok(())
     }
 
-    /// Buffers a run of records; whether there was anything.
-    fn poll(&mut self, cluster: &Cluster) -> Result<bool, LogError> {
+    /// Buffers a run of at most `n_max` records; whether there was anything.
+    fn poll(&mut self, cluster: &Cluster, n_max: usize) -> Result<bool, LogError> {
         let (records, next, at_end) = (&mut self.records, &mut self.next, &mut self.at_end);
+        let largest = &mut self.largest;
         let mut failed = None;
-        let n = self.batches.take(|record| match record {
+        let n = self.batches.take(n_max, |record| match record {
             Record::At { offset, value } => {
                 let at = u64::try_from(offset).unwrap_or(0);
                 records.push(at, value);
+                *largest = value.len().max(*largest);
                 (*next, *at_end) = (at + 1, false);
             }
             Record::End => *at_end = true,

@@ -28,26 +28,29 @@ impl Baseline {
     /// How many deviations `value` lies from the mean; `None` before the baseline has settled.
     /// A flat series has no deviation: any other value is infinitely far.
     pub fn score(&self, value: f64) -> Option<f64> {
+        self.scored(value - self.mean, libm::sqrt(self.variance))
+    }
+
+    #[inline]
+    fn scored(&self, residual: f64, deviation: f64) -> Option<f64> {
         if self.n < SETTLED {
             return None;
         }
-        let distance = (value - self.mean).abs();
-        if distance == 0.0 {
-            return Some(0.0);
-        }
-        Some(distance / libm::sqrt(self.variance))
+        let distance = residual.abs();
+        Some(if distance == 0.0 { 0.0 } else { distance / deviation })
     }
 
     /// Learns `value` and returns its score against what was known before.
     #[inline]
     pub fn learn(&mut self, value: f64) -> Option<f64> {
-        let score = self.score(value);
         let mut residual = value - self.mean;
+        let deviation = libm::sqrt(self.variance);
+        let score = self.scored(residual, deviation);
         // The first samples weigh 1/n, so that the mean starts as the plain mean.
         let weight = match self.n < SETTLED {
             true => 1.0 / f64::from(self.n + 1),
             false => {
-                let bound = BOUND * libm::sqrt(self.variance);
+                let bound = BOUND * deviation;
                 // A flat past still has to be able to change: an outlier then moves the variance
                 // by a thousandth of its square.
                 let widest = if bound > 0.0 { bound } else { residual.abs() / 32.0 };
