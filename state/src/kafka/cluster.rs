@@ -272,6 +272,8 @@ impl Cluster {
             let described = described.map_err(|error| self.failed("read the topics", error))?;
             let settings: Result<Vec<ConfigResource>, _> = described.into_iter().collect();
             match settings {
+                // As long as its settings are on their way to the broker, a topic has none.
+                Ok(settings) if settings.iter().any(is_bare) && Instant::now() < until => {}
                 Ok(settings) => {
                     let mut pairs = wanted.iter().zip(&settings);
                     return pairs.try_for_each(|(topic, settings)| self.fits(topic, settings));
@@ -280,6 +282,7 @@ impl Cluster {
                 Err(RDKafkaErrorCode::UnknownTopicOrPartition) if Instant::now() < until => {}
                 Err(code) => return Err(self.failed("read the settings of the topics", code)),
             }
+            std::thread::sleep(ASK_AGAIN);
         }
     }
 
@@ -327,6 +330,11 @@ impl Cluster {
         }
         Err(self.failed(&format!("use the topic {}", topic.name), last))
     }
+}
+
+/// Every topic has a policy, if only the broker's default.
+fn is_bare(settings: &ConfigResource) -> bool {
+    settings.get("cleanup.policy").is_none_or(|it| it.value.is_none())
 }
 
 /// What a reader sees of transactions.
