@@ -22,6 +22,8 @@ if [ "${1:-}" = test ]; then
   # Tests against Kafka run the real broker, which Maven fetches, and compile a Java client.
   need "command -v javac" default-jdk-headless
   need "command -v mvn" maven
+  # One of the clients that must be able to read what is published.
+  need "command -v kcat" kcat
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then
