@@ -19,13 +19,15 @@ mod home;
 mod server;
 
 use clients::Client;
-use home::{Home, Node, Ran};
+use home::{HEALWRIGHT, Home, Node, Ran};
 use schemas::{Event, Kind, cap, codec};
 use serde_json::{Value, json};
 use server::Server;
 
 const TOPIC: &str = "change.observed.v1";
 const SUBJECT: &str = "change.observed.v1-org.healwright.v1.ChangeObserved";
+/// A start that has not been refused within this time never will be.
+const START_WITHIN_S: &str = "60";
 /// What no version of ours can read: `id` is no text.
 const FOREIGN: &str = r#"{"type": "record", "namespace": "org.healwright.v1",
     "name": "ChangeObserved", "fields": [{"name": "id", "type": "long"}]}"#;
@@ -74,6 +76,14 @@ impl System {
             assert_eq!(it["payload"].as_object_mut().unwrap().remove("id"), Some(json!("large")));
         }
         told
+    }
+
+    /// What a start says that must be refused. One that is not refused would go on for ever.
+    fn refused(&self, registry: &str) -> String {
+        let mut command = self.home.command("timeout");
+        let words = ["up", "--http", "127.0.0.1:0", "--no-runner", "--schema-registry", registry];
+        command.args([START_WITHIN_S, HEALWRIGHT]).args(self.words(&words));
+        home::run(command).expect(2).err
     }
 
     fn topic(&self) -> String {
@@ -164,11 +174,11 @@ fn an_incompatible_subject_refuses_the_start_and_nothing_is_registered() {
     let (system, server) = (System::new(), Server::start());
     server.register(&system.subject(), FOREIGN);
     server.set_level(&system.subject(), "BACKWARD");
-    let refused = system.run(&["up", "--no-runner", "--schema-registry", &server.url]).expect(2);
+    let refused = system.refused(&server.url);
     for word in
         [system.subject().as_str(), "rule BACKWARD", "STRING not compatible with", "--topic-prefix"]
     {
-        assert!(refused.err.contains(word), "{word}: {}", refused.err);
+        assert!(refused.contains(word), "{word}: {refused}");
     }
     assert_eq!(server.subjects(), [system.subject()]);
 }
@@ -178,14 +188,10 @@ fn a_subject_whose_rule_locks_readers_out_refuses_the_start_with_the_command_tha
     let (system, server) = (System::new(), Server::start());
     server.register(&system.subject(), Kind::ChangeObserved.avsc());
     server.set_level(&system.subject(), "FORWARD");
-    let refused = system.run(&["up", "--no-runner", "--schema-registry", &server.url]).expect(2);
-    assert!(refused.err.contains("has the rule FORWARD"), "{}", refused.err);
+    let refused = system.refused(&server.url);
+    assert!(refused.contains("has the rule FORWARD"), "{refused}");
     let address = format!("{}/config/{}", server.url, system.subject());
-    assert!(
-        refused.err.contains("curl -X PUT") && refused.err.contains(&address),
-        "{}",
-        refused.err
-    );
+    assert!(refused.contains("curl -X PUT") && refused.contains(&address), "{refused}");
     server.set_level(&system.subject(), "FULL");
     drop(system.up(&["--schema-registry", &server.url]));
     let level = server.get(&format!("/config/{}", system.subject())).1;
@@ -197,9 +203,9 @@ fn a_registry_that_does_not_answer_refuses_the_start() {
     let system = System::new();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("http://{free}");
-    let refused = system.run(&["up", "--no-runner", "--schema-registry", &url]).expect(2);
+    let refused = system.refused(&url);
     for word in [url.as_str(), "does not answer", "schema_registry.url"] {
-        assert!(refused.err.contains(word), "{word}: {}", refused.err);
+        assert!(refused.contains(word), "{word}: {refused}");
     }
 }
 
