@@ -121,6 +121,8 @@ pub enum Command {
     /// Who belongs to a deployment on a cluster
     #[command(subcommand)]
     Node(NodeCommand),
+    /// The typed topics on a cluster as an AsyncAPI 3.0 document
+    Asyncapi,
     /// Measure this machine
     Bench(Bench),
     /// Completions for a shell
@@ -156,6 +158,9 @@ pub struct Up {
     /// Address of API and page
     #[arg(long, value_name = "ADDR")]
     pub http: Option<SocketAddr>,
+    /// Schema registry of the typed topics, http://HOST:PORT; with `--log kafka://…` alone
+    #[arg(long, value_name = "URL")]
+    pub schema_registry: Option<String>,
     /// Do not start the local runner
     #[arg(long)]
     pub no_runner: bool,

@@ -31,6 +31,8 @@ pub struct Config {
     pub escalation: Escalation,
     /// How a cluster is spoken to, for every command with `--log kafka://…`.
     pub kafka: kafka::Kafka,
+    /// Where schemas of typed topics are registered; for `--log kafka://…` alone.
+    pub schema_registry: SchemaRegistry,
     /// Services under care.
     pub service: Vec<Service>,
 }
@@ -55,6 +57,19 @@ pub struct Escalation {
     pub webhook: Option<String>,
     /// Command as words; the escalation comes on its standard input as JSON.
     pub command: Vec<String>,
+}
+
+/// Where schemas of typed topics are registered. Without it their values are in Avro
+/// single-object encoding, with it in Confluent's wire format.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SchemaRegistry {
+    /// `http://HOST:PORT[/PATH]` of an API that speaks as Confluent's does.
+    pub url: Option<String>,
+    /// Who asks, where the registry wants to know.
+    pub username: Option<String>,
+    /// File whose first line is the password.
+    pub password_file: Option<PathBuf>,
 }
 
 /// The default address of API and page.
@@ -135,6 +150,43 @@ impl Config {
             && !url.starts_with("http://")
         {
             bail!("`escalation.webhook` {url:?} is no http:// URL; use a command for others");
+        }
+        self.schema_registry.check()
+    }
+}
+
+impl SchemaRegistry {
+    /// Refuses an address that cannot be asked, and half of a login.
+    ///
+    /// # Errors
+    /// What is expected instead.
+    pub fn check(&self) -> anyhow::Result<()> {
+        if self.username.is_some() != self.password_file.is_some() {
+            bail!("`schema_registry.username` and `schema_registry.password_file` go together");
+        }
+        let Some(url) = &self.url else {
+            if self.username.is_some() {
+                bail!("`schema_registry.username` is given and `schema_registry.url` is not");
+            }
+            return Ok(());
+        };
+        if url.starts_with("https://") {
+            bail!(
+                "`schema_registry.url` {url:?}: the registry is asked without TLS; put a proxy \
+                 of your own between, and name its http:// address"
+            );
+        }
+        let rest = url.strip_prefix("http://").unwrap_or_default();
+        let host = rest.split('/').next().unwrap_or_default();
+        if host.contains('@') {
+            bail!(
+                "`schema_registry.url` holds a login; use `schema_registry.username` and \
+                 `schema_registry.password_file`"
+            );
+        }
+        let plain = !url.contains(|it: char| it.is_whitespace() || matches!(it, '?' | '#'));
+        if host.is_empty() || !plain {
+            bail!("`schema_registry.url` {url:?} is no http://HOST:PORT[/PATH]");
         }
         Ok(())
     }
@@ -316,6 +368,30 @@ mod tests {
         let text = "[http]\nlisten = \"0.0.0.0:80\"\n";
         let error = format!("{:#}", Config::parse("hw.toml", text).unwrap_err());
         assert!(error.contains("token_file"), "{error}");
+    }
+
+    #[test]
+    fn a_schema_registry_is_an_address_without_a_login_in_it() {
+        let check = |lines: &str| {
+            Config::parse("hw.toml", &format!("[schema_registry]\n{lines}\n"))
+                .map_or_else(|error| format!("{error:#}"), |_| "good".to_owned())
+        };
+        assert_eq!(check("url = \"http://registry:8081/apis/ccompat/v7\""), "good");
+        let login = "username = \"hw\"\npassword_file = \"p\"";
+        assert_eq!(check(&format!("url = \"http://registry:8081\"\n{login}")), "good");
+        for (lines, why) in [
+            ("url = \"https://registry\"", "without TLS"),
+            ("url = \"registry:8081\"", "is no http://HOST:PORT"),
+            ("url = \"http://\"", "is no http://HOST:PORT"),
+            ("url = \"http://registry/?a=b\"", "is no http://HOST:PORT"),
+            ("url = \"http://me:secret@registry\"", "holds a login"),
+            ("url = \"http://registry\"\nusername = \"hw\"", "go together"),
+            (login, "`schema_registry.url` is not"),
+        ] {
+            let said = check(lines);
+            assert!(said.contains(why), "{lines}: {said}");
+            assert!(!said.contains("secret"), "{said}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What stands in the journal, as CloudEvents on the topic of its type (binary mode: attributes
-//! are headers, the payload is the stored bytes).
+//! are headers, the payload is the stored bytes). Where a schema registry is configured, the
+//! datum in them stands behind the id that the registry gave its schema.
 //!
 //! The partition's owner publishes, on a thread of its own and behind the journal, so nobody
 //! reads of something that is not journaled. A former owner that still publishes is fenced by
@@ -17,15 +18,35 @@ use state::kafka::Cluster;
 use state::kafka::fanout::{Fanout, Record};
 
 use crate::engine::Handle;
+use crate::registry::{self, Registered, Subject};
 
 /// Entries of one transaction come from about this much of the journal.
 const READ_BYTES: usize = 512 * 1024;
 /// After an error the fan-out is taken anew, not before this.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// The topics of all events that are fanned out.
+/// How values are framed.
+#[derive(Clone, Debug)]
+pub enum Values {
+    /// As they are stored: Avro single-object encoding.
+    SingleObject,
+    /// Confluent's wire format, under the ids of a registry.
+    Registered(Arc<Registered>),
+}
+
+/// All events that are fanned out.
+pub fn kinds() -> impl Iterator<Item = Kind> {
+    Kind::ALL.iter().copied().filter(|kind| is_fanned_out(*kind))
+}
+
+/// Their topics.
 pub fn topics() -> Vec<String> {
-    Kind::ALL.iter().filter(|kind| is_fanned_out(**kind)).map(|kind| kind.topic()).collect()
+    kinds().map(Kind::topic).collect()
+}
+
+/// Their subjects in a schema registry.
+pub fn subjects(cluster: &Cluster) -> Vec<Subject> {
+    kinds().flat_map(|kind| registry::subjects(kind, &cluster.topic(&kind.topic()))).collect()
 }
 
 /// Samples are journaled by reference, and records of the log itself have no topic.
@@ -40,13 +61,14 @@ pub fn follow(
     engine: &Handle,
     deployment: &str,
     partition: u32,
+    values: Values,
 ) -> Arc<AtomicU64> {
     let published = Arc::new(AtomicU64::new(0));
     let publisher = Publisher {
         cluster: cluster.clone(),
         engine: engine.clone(),
         log: engine.log(),
-        source: format!("/healwright/{deployment}/{partition}"),
+        form: Arc::new(Form { source: format!("/healwright/{deployment}/{partition}"), values }),
         partition,
         published: published.clone(),
     };
@@ -71,9 +93,15 @@ struct Publisher {
     cluster: Cluster,
     engine: Handle,
     log: Arc<dyn Log>,
-    source: String,
+    form: Arc<Form>,
     partition: u32,
     published: Arc<AtomicU64>,
+}
+
+/// What records are made with.
+struct Form {
+    source: String,
+    values: Values,
 }
 
 impl Publisher {
@@ -95,9 +123,9 @@ impl Publisher {
                     return Ok(());
                 }
                 let (log, fanout) = (self.log.clone(), fanout.clone());
-                let source = self.source.clone();
+                let form = self.form.clone();
                 position =
-                    tokio::task::spawn_blocking(move || step(&*log, &fanout, &source, position))
+                    tokio::task::spawn_blocking(move || step(&*log, &fanout, &form, position))
                         .await??;
                 self.published.store(position, Ordering::Relaxed);
             }
@@ -113,14 +141,14 @@ impl Publisher {
     }
 }
 
-fn step(log: &dyn Log, fanout: &Fanout, source: &str, position: u64) -> anyhow::Result<u64> {
+fn step(log: &dyn Log, fanout: &Fanout, form: &Form, position: u64) -> anyhow::Result<u64> {
     let batches = log.read(position, READ_BYTES)?;
     let Some(next) = batches.last().map(Batch::next_seq) else { return Ok(position) };
     let entries = batches.iter().flat_map(|batch| &batch.entries);
-    let records: Vec<Record> = entries
+    let records = entries
         .filter(|entry| position <= entry.envelope.seq && is_fanned_out(entry.envelope.kind))
-        .map(|entry| record(source, entry))
-        .collect();
+        .map(|entry| record(form, entry))
+        .collect::<anyhow::Result<Vec<Record>>>()?;
     // A run without records needs no transaction; the next one takes the position along.
     if !records.is_empty() {
         fanout.publish(&records, next)?;
@@ -129,13 +157,13 @@ fn step(log: &dyn Log, fanout: &Fanout, source: &str, position: u64) -> anyhow::
 }
 
 /// CloudEvents 1.0, Kafka binding, binary content mode.
-fn record(source: &str, entry: &Entry) -> Record {
+fn record(form: &Form, entry: &Entry) -> anyhow::Result<Record> {
     let envelope = &entry.envelope;
     let topic = envelope.kind.topic();
     let mut headers = vec![
         ("ce_specversion", "1.0".to_owned()),
         ("ce_id", envelope.event_id.to_string()),
-        ("ce_source", source.to_owned()),
+        ("ce_source", form.source.clone()),
         ("ce_type", topic.clone()),
         ("ce_time", envelope.wall.to_string()),
         ("ce_place", envelope.reference()),
@@ -144,14 +172,22 @@ fn record(source: &str, entry: &Entry) -> Record {
     if let Some(correlation) = &envelope.correlation {
         headers.push(("ce_correlationid", correlation.clone()));
     }
-    let value = match cap(envelope.kind, entry.payload.clone()) {
+    let stored = match cap(envelope.kind, entry.payload.clone()) {
         Capped::Inline(payload) => payload,
         Capped::Summarized { payload, .. } => {
             headers.push(("ce_redaction", "summary".to_owned()));
             payload
         }
     };
-    Record { topic, key: envelope.key.clone(), headers, value }
+    let value = match &form.values {
+        Values::SingleObject => stored,
+        Values::Registered(registered) => {
+            let (value, schema) = registered.framed(envelope.kind, &stored)?;
+            headers.push(("ce_dataschema", schema));
+            value
+        }
+    };
+    Ok(Record { topic, key: envelope.key.clone(), headers, value })
 }
 
 #[cfg(test)]
@@ -189,14 +225,15 @@ mod tests {
         let header = |record: &Record, name: &str| {
             record.headers.iter().find(|it| it.0 == name).map(|it| it.1.clone())
         };
-        let small = record("/healwright/d/0", &entry(vec![1, 2, 3]));
+        let form = Form { source: "/healwright/d/0".to_owned(), values: Values::SingleObject };
+        let small = record(&form, &entry(vec![1, 2, 3])).unwrap();
         assert_eq!((small.topic.as_str(), small.key.as_str()), ("annotation.added.v1", "shop"));
         assert_eq!(small.value, [1, 2, 3]);
         assert_eq!(header(&small, "ce_place").unwrap(), "immutable:log:0/7");
         assert_eq!(header(&small, "ce_correlationid").unwrap(), "inc-1");
         assert_eq!(header(&small, "ce_redaction"), None);
         let large = vec![5; 9000];
-        let summarized = record("/healwright/d/0", &entry(large.clone()));
+        let summarized = record(&form, &entry(large.clone())).unwrap();
         assert_eq!(header(&summarized, "ce_redaction").unwrap(), "summary");
         let summary = Summary::decode(&summarized.value).unwrap();
         assert_eq!(summary.hash_of_full, Hash::of(&[&large]).to_digest());

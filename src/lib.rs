@@ -3,6 +3,7 @@
 //! Read [`engine`] first (the owner's cycle), then [`node`] (how everything is put together),
 //! then [`dispatch`] (from decision to effect).
 
+pub mod asyncapi;
 pub mod bench;
 pub mod cli;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod notify;
 pub mod observe;
 pub mod out;
 pub mod projection;
+pub mod registry;
 pub mod repair;
 pub mod session;
 pub mod topology;
@@ -128,6 +130,7 @@ fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
         Command::Config(args) => cli::config::run(&session, out, args),
         Command::Groups => groups::run(&session, out),
         Command::Node(args) => join::command(&session, out, args),
+        Command::Asyncapi => asyncapi::run(out, &cli.global.topic_prefix),
         Command::Bench(args) => bench::run(&session, out, args),
         Command::Completions { shell } => {
             clap_complete::generate(

@@ -5,7 +5,8 @@
 //! proxy outlive all of it.
 //!
 //! On a cluster the election comes later, when the group assigns the partition; the node answers
-//! before that, and redirects what only the owner can answer.
+//! before that, and redirects what only the owner can answer. A schema registry is asked before
+//! there can be an election.
 
 mod shared;
 
@@ -36,6 +37,7 @@ use crate::engine::{Engine, Handle, Input};
 use crate::http::{App, Inner, gate::Gate, listen};
 use crate::keys::Identity;
 use crate::projection::Projection;
+use crate::registry::Registry;
 use crate::{dispatch, fanout, gauges, notify, observe};
 
 /// The one partition of a node.
@@ -75,6 +77,8 @@ pub struct NodeConfig {
     pub head_record: Option<PathBuf>,
     /// Who is told when people must act.
     pub escalation: Escalation,
+    /// Where schemas of typed topics are registered.
+    pub schema_registry: Option<Registry>,
     /// Whether to start the local runner.
     pub runner: bool,
 }
@@ -308,11 +312,12 @@ impl Node {
         let address = listener.local_addr().context("asking for the address")?;
         let (identity, operator) = shared::identities(&config).await?;
         let deployment = identity.deployment.clone();
+        let values = shared::agree(&config).await?;
         let (engine, shared_log) = start_engine(&config, identity, &endpoint(address))?;
         let handle = engine.handle();
         let projection = Projection::follow(handle.clone());
         notify::follow(&handle, config.escalation.clone());
-        measure(&config, &handle, &deployment, shared_log.as_ref())?;
+        measure(&config, &handle, &deployment, shared_log.as_ref(), values)?;
         let activator =
             operator.map(|key| Activator { engine: handle.clone(), operator: Arc::new(key) });
         activate(activator.clone(), &config).await?;
@@ -354,7 +359,10 @@ impl Node {
         if config.runner && node.activator.is_some() {
             node.runner = Some(start_runner(&layout, &node.deployment)?);
         }
-        let running = serde_json::json!({ "pid": std::process::id(), "http": address.to_string() });
+        let registry = config.schema_registry.as_ref().map(Registry::url);
+        let running = serde_json::json!({
+            "pid": std::process::id(), "http": address.to_string(), "schema_registry": registry,
+        });
         std::fs::write(layout.running(), format!("{running}\n"))
             .with_context(|| format!("writing {}", layout.running().display()))?;
         Ok(node)
@@ -454,12 +462,13 @@ fn measure(
     handle: &Handle,
     deployment: &str,
     shared_log: Option<&Arc<KafkaLog>>,
+    values: fanout::Values,
 ) -> anyhow::Result<()> {
     let shared = match (&config.log, shared_log) {
         (LogChoice::Kafka(cluster), Some(log)) => Some(gauges::Shared {
             cluster: cluster.clone(),
             log: log.clone(),
-            published: fanout::follow(cluster, handle, deployment, PARTITION),
+            published: fanout::follow(cluster, handle, deployment, PARTITION, values),
         }),
         (LogChoice::Embedded | LogChoice::Kafka(_), _) => None,
     };

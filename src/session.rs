@@ -51,6 +51,9 @@ pub struct Running {
     pub pid: i32,
     /// Its address.
     pub http: String,
+    /// The schema registry that it has agreed with.
+    #[serde(default)]
+    pub schema_registry: Option<String>,
 }
 
 /// The chain as the cluster holds it, under the deployment that was founded there.

@@ -14,9 +14,10 @@ use topologies::profile::Profile;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli;
-use crate::config::LISTEN_DEFAULT;
-use crate::node::{Node, NodeConfig};
+use crate::config::{Config, LISTEN_DEFAULT};
+use crate::node::{LogChoice, Node, NodeConfig};
 use crate::out::Out;
+use crate::registry::Registry;
 use crate::session::Session;
 
 /// Steps of the confidence ladder and of its gates (spec 30 §4).
@@ -82,8 +83,26 @@ fn node_config(session: &Session, args: &cli::Up) -> anyhow::Result<NodeConfig> 
         profile,
         head_record: config.head_record.clone(),
         escalation: config.escalation.clone(),
+        schema_registry: schema_registry(session, config, args)?,
         runner: !args.no_runner,
     })
+}
+
+fn schema_registry(
+    session: &Session,
+    config: &Config,
+    args: &cli::Up,
+) -> anyhow::Result<Option<Registry>> {
+    let mut wanted = config.schema_registry.clone();
+    wanted.url = args.schema_registry.clone().or(wanted.url);
+    wanted.check()?;
+    if wanted.url.is_some() && matches!(session.choice(), LogChoice::Embedded) {
+        bail!(
+            "a schema registry is for typed topics, and only a cluster has those: add \
+             `--log kafka://HOST:PORT`, or leave `schema_registry` out"
+        );
+    }
+    Registry::configured(&wanted)
 }
 
 /// What a service leaves out: it runs on this host, and is probed as the profile says.

@@ -53,6 +53,7 @@ pub fn run(session: &Session, out: Out, args: &cli::Watch) -> anyhow::Result<boo
         services: vec![service.clone()],
         head_record: None,
         escalation: crate::config::Escalation::default(),
+        schema_registry: None,
         runner: true,
     };
     if !config.listen.ip().is_loopback() {

@@ -184,6 +184,7 @@ fn every_command_explains_itself() {
         "config show",
         "config schema",
         "bench",
+        "asyncapi",
         "completions",
     ];
     for command in commands {

@@ -29,6 +29,8 @@ if [ "${1:-}" = test ]; then
   need "command -v openssl" openssl
   # Reads docker-compose.yml; it recommends an engine, which nothing here runs.
   need_bare "docker compose version || command -v docker-compose" docker-compose
+  # One of the clients that must be able to read what is published.
+  need "command -v kcat" kcat
 fi
 
 if [ $((${#missing[@]} + ${#bare[@]})) -gt 0 ]; then

@@ -16,7 +16,8 @@ use apache_avro::Schema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, Event, Hash, Kind, avro, codec};
+use crate::codec::{self, Form};
+use crate::{Error, Event, Hash, Kind, avro};
 
 /// Spec 10 §2. Every reader of a topic relies on it.
 pub const PAYLOAD_BYTES_MAX: usize = 8192;
@@ -27,10 +28,15 @@ const SUMMARY_TEXT_MAX: usize = 1024;
 /// Characters of one field's value in that sentence.
 const VALUE_CHARS_MAX: usize = 64;
 
-static FINGERPRINT: LazyLock<[u8; 8]> = LazyLock::new(|| {
+static FORM: LazyLock<Form> = LazyLock::new(|| {
     let schema = Schema::parse_str(SUMMARY_AVSC).expect("the schema is part of this crate");
-    codec::fingerprint_of(&schema)
+    Form::of(&schema, SUMMARY_AVSC)
 });
+
+/// The schema under which summaries are written, on every topic.
+pub fn form() -> Form {
+    FORM.clone()
+}
 
 /// What stands in place of a payload above the cap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +80,7 @@ impl Summary {
     /// The stored bytes, Avro single-object encoded.
     pub fn encode(&self) -> Vec<u8> {
         let datum = avro::to_bytes(self).expect("two texts and a boolean have an Avro form");
-        codec::single_object(&FINGERPRINT, &datum)
+        codec::single_object(&FORM.fingerprint, &datum)
     }
 
     /// Reads what [`Summary::encode`] wrote.
@@ -85,7 +91,7 @@ impl Summary {
         const WHAT: &str = "payload summary";
         let (written, datum) = codec::split(bytes)
             .ok_or_else(|| Error::malformed(WHAT, "it has no Avro single-object mark"))?;
-        if written != *FINGERPRINT {
+        if written != FORM.fingerprint {
             return Err(Error::malformed(WHAT, "it was written under another schema"));
         }
         avro::from_bytes(datum).map_err(|error| Error::malformed(WHAT, error.to_string()))

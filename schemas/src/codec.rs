@@ -36,6 +36,24 @@ const RELEASED: &[(Kind, &str)] = &[
     (Kind::ReleaseRequested, include_str!("../released/release.requested.v1.avsc")),
 ];
 
+/// One schema under which payloads were ever written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// CRC-64-AVRO fingerprint, in wire order.
+    pub fingerprint: [u8; 8],
+    /// Full name of its record.
+    pub name: String,
+    /// The schema, verbatim.
+    pub avsc: &'static str,
+}
+
+impl Form {
+    pub(crate) fn of(schema: &Schema, avsc: &'static str) -> Self {
+        let name = schema.name().expect("every payload is a record").fullname(None);
+        Form { fingerprint: fingerprint_of(schema), name, avsc }
+    }
+}
+
 struct Known {
     schema: Schema,
     fingerprint: [u8; 8],
@@ -75,6 +93,14 @@ pub fn schema(kind: Kind) -> &'static Schema {
 /// The CRC-64-AVRO fingerprint of a kind's current schema, in wire order.
 pub fn fingerprint(kind: Kind) -> [u8; 8] {
     KNOWN[&kind].fingerprint
+}
+
+/// Every schema of `kind` that an entry of a journal may have been written under: oldest first,
+/// the current one last.
+pub fn forms(kind: Kind) -> Vec<Form> {
+    let former = RELEASED.iter().filter(|(of, _)| *of == kind);
+    let former = former.map(|(of, text)| Form::of(&parse(*of, text), text));
+    former.chain([Form::of(schema(kind), kind.avsc())]).collect()
 }
 
 /// Whether payloads of `kind` under the schema of this fingerprint can be read.
@@ -155,8 +181,8 @@ pub(crate) fn single_object(fingerprint: &[u8; 8], datum: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The fingerprint and the datum of what [`single_object`] wrote.
-pub(crate) fn split(bytes: &[u8]) -> Option<([u8; 8], &[u8])> {
+/// The fingerprint of the schema and the datum of a single-object encoding, where it is one.
+pub fn split(bytes: &[u8]) -> Option<([u8; 8], &[u8])> {
     let (fingerprint, datum) = bytes.strip_prefix(&MARK)?.split_first_chunk()?;
     Some((*fingerprint, datum))
 }

@@ -34,19 +34,26 @@ pub fn run(session: &Session, out: Out, command: &Command) -> anyhow::Result<boo
         Command::Show { effective, origin } => {
             let projection = session.projection()?;
             let model = projection.model();
+            let registry = session.running().and_then(|it| it.schema_registry);
             match *effective || *origin {
                 true => numbers(&model, out, *effective)?,
-                false => in_force(&model, out)?,
+                false => in_force(&model, registry.as_deref(), out)?,
             }
         }
     }
     Ok(true)
 }
 
-fn in_force(model: &Model, out: Out) -> anyhow::Result<()> {
+/// What the journal has put in force, and the registry of the node that runs here.
+fn in_force(model: &Model, registry: Option<&str>, out: Out) -> anyhow::Result<()> {
     let services: Vec<_> = model.services.values().map(|it| it.config.clone()).collect();
-    let shown = json!({ "schema": "healwright.config.v1", "profile": model.profile,
-                        "service": services, "signers": model.signers });
+    let shown = json!({
+        "schema": "healwright.config.v1",
+        "profile": model.profile,
+        "service": services,
+        "signers": model.signers,
+        "schema_registry": registry,
+    });
     if out.form == Form::Json {
         out.json(&shown);
     } else {

@@ -101,6 +101,7 @@ impl Stage {
             services,
             head_record: Some(dir.join("head")),
             escalation: Escalation::default(),
+            schema_registry: None,
             runner: true,
         };
         let node = Node::start(config, metrics).await?;

@@ -11,6 +11,7 @@ use super::{Layout, LogChoice, NodeConfig, PARTITION, PARTITIONS, head_record_de
 use crate::engine::heads::Heads;
 use crate::engine::owner::{Office, Owner};
 use crate::engine::{Bell, Engine, Member};
+use crate::fanout::Values;
 use crate::keys::{Identity, KeyDir};
 use crate::{fanout, join};
 
@@ -35,6 +36,18 @@ pub(super) async fn identities(config: &NodeConfig) -> anyhow::Result<(Identity,
             joined.await.context("joining the cluster")?
         }
     }
+}
+
+/// How values of typed topics are framed, once the registry has agreed where there is one.
+pub(super) async fn agree(config: &NodeConfig) -> anyhow::Result<Values> {
+    let (LogChoice::Kafka(cluster), Some(registry)) = (&config.log, &config.schema_registry) else {
+        return Ok(Values::SingleObject);
+    };
+    let (cluster, registry) = (cluster.clone(), registry.clone());
+    let agreed = tokio::task::spawn_blocking(move || {
+        registry.agree(&fanout::subjects(&cluster)).context("agreeing with the schema registry")
+    });
+    Ok(Values::Registered(Arc::new(agreed.await.context("asking the schema registry")??)))
 }
 
 /// An engine that shares its partition with other processes.

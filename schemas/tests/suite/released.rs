@@ -121,6 +121,18 @@ fn every_schema_can_be_read_beside_each_of_its_released_forms() {
 }
 
 #[test]
+fn every_form_of_a_kind_is_a_record_of_one_name_and_the_current_one_is_last() {
+    for kind in Kind::ALL {
+        let forms = codec::forms(*kind);
+        assert_eq!(forms.last().unwrap().fingerprint, codec::fingerprint(*kind), "{kind:?}");
+        for form in &forms {
+            assert_eq!(form.name, forms[0].name, "{kind:?}");
+            assert!(codec::reads(*kind, &form.fingerprint), "{kind:?}");
+        }
+    }
+}
+
+#[test]
 fn every_released_form_can_be_decoded() {
     for (stem, form) in released() {
         let Some(kind) = Kind::ALL.iter().find(|it| is_form_of(&stem, &it.topic())) else {

@@ -281,6 +281,7 @@ impl Cluster {
                 Err(RDKafkaErrorCode::UnknownTopicOrPartition) if Instant::now() < until => {}
                 Err(code) => return Err(self.failed("read the settings of the topics", code)),
             }
+            std::thread::sleep(ASK_AGAIN);
         }
     }
 

@@ -1,4 +1,5 @@
-// franz-go as anybody would use it: a group, from the beginning, committed only.
+// franz-go as anybody would use it: a group, from the beginning, committed only. With the address
+// of a schema registry it decodes each value by it, too.
 package main
 
 import (
@@ -11,7 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hamba/avro/v2"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sr"
 )
 
 type line struct {
@@ -21,6 +24,13 @@ type line struct {
 	Key         *string           `json:"key"`
 	Headers     map[string]string `json:"headers"`
 	ValueBase64 *string           `json:"value_base64"`
+	Value       any               `json:"value,omitempty"`
+}
+
+// Reads Confluent's wire format.
+type decoder struct {
+	registry *sr.Client
+	schemas  map[int]avro.Schema
 }
 
 func main() {
@@ -51,6 +61,14 @@ func consume(args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(seconds)*time.Second)
 	defer cancel()
+	var values *decoder
+	if len(args) > 5 && args[5] != "" {
+		registry, err := sr.NewClient(sr.URLs(args[5]))
+		if err != nil {
+			return err
+		}
+		values = &decoder{registry: registry, schemas: map[int]avro.Schema{}}
+	}
 	out := json.NewEncoder(os.Stdout)
 	count := 0
 	for count < countMax && ctx.Err() == nil {
@@ -59,7 +77,13 @@ func consume(args []string) error {
 			if count == countMax {
 				break
 			}
-			if err := out.Encode(asLine(record)); err != nil {
+			it := asLine(record)
+			if values != nil {
+				if it.Value, err = values.decode(ctx, record.Value); err != nil {
+					return err
+				}
+			}
+			if err := out.Encode(it); err != nil {
 				return err
 			}
 			count++
@@ -70,6 +94,27 @@ func consume(args []string) error {
 		os.Exit(1)
 	}
 	return nil
+}
+
+func (d *decoder) decode(ctx context.Context, value []byte) (any, error) {
+	id, datum, err := new(sr.ConfluentHeader).DecodeID(value)
+	if err != nil {
+		return nil, err
+	}
+	schema, known := d.schemas[id]
+	if !known {
+		registered, err := d.registry.SchemaByID(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if schema, err = avro.Parse(registered.Schema); err != nil {
+			return nil, err
+		}
+		d.schemas[id] = schema
+	}
+	var decoded any
+	err = avro.Unmarshal(schema, datum, &decoded)
+	return decoded, err
 }
 
 func asLine(record *kgo.Record) line {
