@@ -2,6 +2,7 @@
 //! derive from these declarations; those of a noun with many verbs stand beside what they do.
 
 pub mod act;
+pub mod checkpoint;
 pub mod config;
 pub mod read;
 pub mod release;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use checkpoint::Checkpoint;
 pub use release::Release;
 pub use trust::Trust;
 
@@ -114,6 +116,9 @@ pub enum Command {
     /// Who belongs to a deployment on a cluster
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Copies of chain and state that nodes on a cluster begin with
+    #[command(subcommand)]
+    Checkpoint(Checkpoint),
     /// Measure this machine
     Bench(Bench),
     /// Completions for a shell

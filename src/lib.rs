@@ -4,6 +4,7 @@
 //! then [`dispatch`] (from decision to effect).
 
 pub mod bench;
+pub mod checkpoints;
 pub mod cli;
 pub mod config;
 pub mod demo;
@@ -114,6 +115,7 @@ fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
         Command::Doctor => doctor::run(&session, out),
         Command::Config(args) => cli::config::run(&session, out, args),
         Command::Node(args) => join::command(&session, out, args),
+        Command::Checkpoint(args) => cli::checkpoint::run(out, args),
         Command::Bench(args) => bench::run(out, args),
         Command::Completions { shell } => {
             clap_complete::generate(

@@ -28,7 +28,7 @@ use topologies::config::{Service, Signers};
 use topologies::profile::Profile;
 use topologies::rules::Rules;
 
-use crate::config::Escalation;
+use crate::config::{Checkpoints, Escalation};
 use crate::engine::bookkeeping;
 use crate::engine::heads::{self, Heads};
 use crate::engine::owner::{Chance, Office, Owner};
@@ -73,6 +73,8 @@ pub struct NodeConfig {
     pub services: Vec<Service>,
     /// Where the head record lies.
     pub head_record: Option<PathBuf>,
+    /// Where checkpoints go, on a cluster.
+    pub checkpoints: Option<Checkpoints>,
     /// Who is told when people must act.
     pub escalation: Escalation,
     /// Whether to start the local runner.
@@ -308,7 +310,8 @@ impl Node {
         let address = listener.local_addr().context("asking for the address")?;
         let (identity, operator) = shared::identities(&config).await?;
         let deployment = identity.deployment.clone();
-        let (engine, shared_log) = start_engine(&config, identity, &endpoint(address))?;
+        let started = start_engine(&config, identity, &endpoint(address)).await?;
+        let (engine, shared_log) = started;
         let handle = engine.handle();
         let projection = Projection::follow(handle.clone());
         notify::follow(&handle, config.escalation.clone());
@@ -404,7 +407,7 @@ fn endpoint(address: SocketAddr) -> String {
 }
 
 /// The engine of this node, and its log where that is shared.
-fn start_engine(
+async fn start_engine(
     config: &NodeConfig,
     identity: Identity,
     endpoint: &str,
@@ -415,7 +418,7 @@ fn start_engine(
             Ok((Engine::start(owner, log)?, None))
         }
         LogChoice::Kafka(cluster) => {
-            let (engine, log) = shared::share(config, cluster, identity, endpoint)?;
+            let (engine, log) = shared::share(config, cluster, identity, endpoint).await?;
             Ok((engine, Some(log)))
         }
     }
