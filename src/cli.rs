@@ -2,6 +2,7 @@
 //! derive from these declarations; those of a noun with many verbs stand beside what they do.
 
 pub mod act;
+pub mod checkpoint;
 pub mod config;
 pub mod read;
 pub mod release;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use checkpoint::Checkpoint;
 pub use release::Release;
 pub use trust::Trust;
 
@@ -123,6 +125,9 @@ pub enum Command {
     Node(NodeCommand),
     /// The typed topics on a cluster as an AsyncAPI 3.0 document
     Asyncapi,
+    /// Copies of chain and state that nodes on a cluster begin with
+    #[command(subcommand)]
+    Checkpoint(Checkpoint),
     /// Measure this machine
     Bench(Bench),
     /// Completions for a shell

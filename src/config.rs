@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use topologies::config::Service;
 use topologies::profile::Profile;
 
+use crate::checkpoints::depot::check_url;
+
 /// A configuration file. Every key is optional.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +27,8 @@ pub struct Config {
     pub numbers: toml::Table,
     /// Where the head record lies; outside the data directory by default.
     pub head_record: Option<PathBuf>,
+    /// Where a node on a cluster keeps checkpoints.
+    pub checkpoints: Checkpoints,
     /// API and page.
     pub http: Http,
     /// Who is told when people must act.
@@ -35,6 +39,17 @@ pub struct Config {
     pub schema_registry: SchemaRegistry,
     /// Services under care.
     pub service: Vec<Service>,
+}
+
+/// Where a node on a cluster keeps checkpoints; credentials come from the environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Checkpoints {
+    /// `file:///DIR`, `s3://BUCKET/DIR`, `gs://BUCKET/DIR` or `az://CONTAINER/DIR`; the same for
+    /// all nodes.
+    pub url: Option<String>,
+    /// Seconds between two checkpoints, at least; 60 by default.
+    pub every_s: Option<u64>,
 }
 
 /// API and page.
@@ -72,6 +87,9 @@ pub struct SchemaRegistry {
     pub password_file: Option<PathBuf>,
 }
 
+/// Seconds between two checkpoints: what a restored node folds in addition is folded in less
+/// time than a restore takes, and a flush a minute costs nothing.
+pub const CHECKPOINT_EVERY_S: u64 = 60;
 /// The default address of API and page.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:8470";
 
@@ -146,6 +164,7 @@ impl Config {
                  a file with one line, readable by you alone"
             );
         }
+        self.check_checkpoints()?;
         if let Some(url) = &self.escalation.webhook
             && !url.starts_with("http://")
         {
@@ -187,6 +206,21 @@ impl SchemaRegistry {
         let plain = !url.contains(|it: char| it.is_whitespace() || matches!(it, '?' | '#'));
         if host.is_empty() || !plain {
             bail!("`schema_registry.url` {url:?} is no http://HOST:PORT[/PATH]");
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    fn check_checkpoints(&self) -> anyhow::Result<()> {
+        let Checkpoints { url, every_s } = &self.checkpoints;
+        if let Some(url) = url {
+            check_url(url)?;
+        } else if every_s.is_some() {
+            bail!("`checkpoints.every_s` without `checkpoints.url`: there is no place to put them");
+        }
+        if *every_s == Some(0) {
+            bail!("`checkpoints.every_s` is 0; give the seconds between two checkpoints");
         }
         Ok(())
     }
@@ -392,6 +426,20 @@ mod tests {
             assert!(said.contains(why), "{lines}: {said}");
             assert!(!said.contains("secret"), "{said}");
         }
+    }
+
+    #[test]
+    fn checkpoints_need_a_place_of_a_known_form() {
+        for (text, why) in [
+            ("url = \"ftp://a/b\"", "none of file:///DIR"),
+            ("every_s = 5", "no place to put them"),
+            ("url = \"s3://a/b\"\nevery_s = 0", "every_s` is 0"),
+        ] {
+            let error = Config::parse("hw.toml", &format!("[checkpoints]\n{text}\n"));
+            let error = format!("{:#}", error.unwrap_err());
+            assert!(error.contains(why), "{error}");
+        }
+        Config::parse("hw.toml", "[checkpoints]\nurl = \"s3://a/b\"\n").unwrap();
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub use input::Input;
 pub use member::{Elect, Member};
 pub use thread::{Answer, Bell, Engine, Handle, LEASE, Moved, Seat, Sent, wall_now};
 
+use schemas::Hash;
 use thiserror::Error;
 
 /// What stops the owner. Each names the place.
@@ -77,6 +78,22 @@ pub enum EngineError {
         place: String,
         /// Both payloads.
         why: String,
+    },
+    /// What was folded here is not what the owner folded.
+    #[error(
+        "at entry {position} the state folded here has the digest {ours}, and node {node} signed \
+         {theirs} in its checkpoint; nothing is decided here any more: set DATA/journal aside for \
+         a look and start again, which begins with that checkpoint"
+    )]
+    StateDiffers {
+        /// Sequence of the next entry to fold.
+        position: u64,
+        /// Digest of the state here.
+        ours: Hash,
+        /// Digest that the checkpoint holds.
+        theirs: Hash,
+        /// The node that signed it.
+        node: String,
     },
     /// A payload could not be encoded.
     #[error(transparent)]

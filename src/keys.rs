@@ -52,6 +52,11 @@ impl Identity {
         Identity { deployment, node_name, root, node, node_certificate }
     }
 
+    /// The root's certificate of the node key.
+    pub fn node_certificate(&self) -> &str {
+        &self.node_certificate
+    }
+
     /// Root → node → epoch for `claim`.
     pub fn certify(&self, claim: &EpochClaim<'_>) -> Certificate {
         claim.certify(self.root, &self.node_certificate, &self.node)

@@ -5,6 +5,7 @@
 
 pub mod asyncapi;
 pub mod bench;
+pub mod checkpoints;
 pub mod cli;
 pub mod config;
 pub mod demo;
@@ -131,6 +132,7 @@ fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
         Command::Groups => groups::run(&session, out),
         Command::Node(args) => join::command(&session, out, args),
         Command::Asyncapi => asyncapi::run(out, &cli.global.topic_prefix),
+        Command::Checkpoint(args) => cli::checkpoint::run(out, args),
         Command::Bench(args) => bench::run(&session, out, args),
         Command::Completions { shell } => {
             clap_complete::generate(

@@ -8,11 +8,11 @@
 //! before that, and redirects what only the owner can answer. A schema registry is asked before
 //! there can be an election.
 
+mod runner;
 mod shared;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -29,7 +29,7 @@ use topologies::config::{Service, Signers};
 use topologies::profile::Profile;
 use topologies::rules::Rules;
 
-use crate::config::Escalation;
+use crate::config::{Checkpoints, Escalation};
 use crate::engine::bookkeeping;
 use crate::engine::heads::{self, Heads};
 use crate::engine::owner::{Chance, Office, Owner};
@@ -75,6 +75,8 @@ pub struct NodeConfig {
     pub services: Vec<Service>,
     /// Where the head record lies.
     pub head_record: Option<PathBuf>,
+    /// Where checkpoints go, on a cluster.
+    pub checkpoints: Option<Checkpoints>,
     /// Who is told when people must act.
     pub escalation: Escalation,
     /// Where schemas of typed topics are registered.
@@ -313,7 +315,8 @@ impl Node {
         let (identity, operator) = shared::identities(&config).await?;
         let deployment = identity.deployment.clone();
         let values = shared::agree(&config).await?;
-        let (engine, shared_log) = start_engine(&config, identity, &endpoint(address))?;
+        let started = start_engine(&config, identity, &endpoint(address)).await?;
+        let (engine, shared_log) = started;
         let handle = engine.handle();
         let projection = Projection::follow(handle.clone());
         notify::follow(&handle, config.escalation.clone());
@@ -357,7 +360,7 @@ impl Node {
             shared_log,
         };
         if config.runner && node.activator.is_some() {
-            node.runner = Some(start_runner(&layout, &node.deployment)?);
+            node.runner = Some(runner::start(&layout, &node.deployment)?);
         }
         let registry = config.schema_registry.as_ref().map(Registry::url);
         let running = serde_json::json!({
@@ -409,7 +412,7 @@ fn endpoint(address: SocketAddr) -> String {
 }
 
 /// The engine of this node, and its log where that is shared.
-fn start_engine(
+async fn start_engine(
     config: &NodeConfig,
     identity: Identity,
     endpoint: &str,
@@ -420,7 +423,7 @@ fn start_engine(
             Ok((Engine::start(owner, log)?, None))
         }
         LogChoice::Kafka(cluster) => {
-            let (engine, log) = shared::share(config, cluster, identity, endpoint)?;
+            let (engine, log) = shared::share(config, cluster, identity, endpoint).await?;
             Ok((engine, Some(log)))
         }
     }
@@ -474,28 +477,4 @@ fn measure(
     };
     observe::follow(handle);
     gauges::follow(handle, shared).context("starting a thread for the gauges")
-}
-
-/// The same program as a runner, in a process of its own.
-fn start_runner(layout: &Layout, deployment: &str) -> anyhow::Result<tokio::process::Child> {
-    let program = std::env::current_exe().context("finding this program")?;
-    let log = runner_log(&layout.0)?;
-    tokio::process::Command::new(program)
-        .arg("runner")
-        .arg("--dir")
-        .arg(layout.runner())
-        .arg("--socket")
-        .arg(layout.socket())
-        .args(["--deployment", deployment])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .process_group(0)
-        .spawn()
-        .context("starting the runner")
-}
-
-fn runner_log(data: &Path) -> anyhow::Result<std::fs::File> {
-    let path = data.join("run").join("runner.log");
-    std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -25,6 +26,8 @@ const CONFIDENCE_BUCKETS: &[f64] = &[0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1.0];
 
 /// From a fold of one entry to an append that waits for a broker.
 const STAGE_BUCKETS: &[f64] = &[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+/// What runs beside the node may take this long to end.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs a node until it is told to stop.
 ///
@@ -34,7 +37,8 @@ pub fn up(session: &Session, out: Out, args: &cli::Up) -> anyhow::Result<bool> {
     let node = node_config(session, args)?;
     start_logs();
     let metrics = metrics()?;
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let done = runtime.block_on(async {
         let first = !session.layout().journal().exists();
         let node = Node::start(node, metrics).await?;
         // A newcomer on a cluster has no root key to keep.
@@ -51,7 +55,10 @@ pub fn up(session: &Session, out: Out, args: &cli::Up) -> anyhow::Result<bool> {
         out.remark("stopping; supervised services go on");
         node.stop().await;
         Ok(true)
-    })
+    });
+    // A checkpoint on its way to a slow place must not keep the process.
+    runtime.shutdown_timeout(STOP_WITHIN);
+    done
 }
 
 /// Merges file and flags.
@@ -73,6 +80,12 @@ fn node_config(session: &Session, args: &cli::Up) -> anyhow::Result<NodeConfig> 
         );
     }
     let profile = config.profile()?;
+    if config.checkpoints.url.is_some() && matches!(session.choice(), LogChoice::Embedded) {
+        bail!(
+            "`checkpoints.url` is for nodes on a cluster; an embedded log is backed up with \
+             `healwright export --to DIR`, or take the key out of the configuration"
+        );
+    }
     Ok(NodeConfig {
         log: session.choice().clone(),
         data: session.data().to_owned(),
@@ -82,6 +95,7 @@ fn node_config(session: &Session, args: &cli::Up) -> anyhow::Result<NodeConfig> 
         services: config.service.iter().map(|it| here(it, &profile)).collect(),
         profile,
         head_record: config.head_record.clone(),
+        checkpoints: config.checkpoints.url.is_some().then(|| config.checkpoints.clone()),
         escalation: config.escalation.clone(),
         schema_registry: schema_registry(session, config, args)?,
         runner: !args.no_runner,

@@ -52,6 +52,7 @@ pub fn run(session: &Session, out: Out, args: &cli::Watch) -> anyhow::Result<boo
         profile: Profile::local(),
         services: vec![service.clone()],
         head_record: None,
+        checkpoints: None,
         escalation: crate::config::Escalation::default(),
         schema_registry: None,
         runner: true,

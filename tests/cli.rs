@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "cli/checkpoint.rs"]
+mod checkpoint;
 #[path = "cli/config.rs"]
 mod config;
 #[allow(dead_code)]

@@ -107,3 +107,38 @@ fn a_broker_dies_and_comes_back_and_nothing_acknowledged_is_lost() {
     fleet.check();
     fleet.verify_export();
 }
+
+/// Sequence in a place such as `immutable:log:0/17`.
+fn seq(place: &str) -> u64 {
+    place.rsplit_once('/').unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn an_empty_node_begins_with_a_checkpoint_takes_office_and_nothing_acknowledged_is_lost() {
+    let mut fleet = Fleet::start_with_checkpoints(bed::shared());
+    for n in 0..20 {
+        fleet.change(0, &format!("before-{n}"));
+    }
+    fleet.await_taken();
+    let last = seq(&fleet.place(0, "last").unwrap());
+    let taken = fleet.await_metric(0, "healwright_checkpoint_next_seq", last);
+    // Folded from the topic: only what comes after.
+    let new = fleet.add();
+    let restored = fleet.metric(new, "healwright_restored_next_seq").unwrap();
+    assert!(taken <= restored, "restored at {restored}, a checkpoint was taken at {taken}");
+    fleet.change(new, "while-both");
+    fleet.kill(0);
+    fleet.await_decision(new, "without-the-first");
+    // The former owner folds through the place of the new one's checkpoint, and is compared.
+    let end = seq(&fleet.place(new, "end").unwrap());
+    fleet.await_metric(new, "healwright_checkpoint_next_seq", end);
+    fleet.restart(0);
+    fleet.await_metric(0, "healwright_states_compared_total", 0);
+    assert_eq!(fleet.metric(0, "healwright_restored_next_seq"), None, "its copy is good");
+    let list = fleet.answer(&["checkpoint", "list", &format!("file://{}", fleet.depot())]);
+    assert!((2..=4).contains(&list.lines().count()), "{list}");
+    fleet.change(0, "again");
+    fleet.await_taken();
+    fleet.check();
+    fleet.verify_export();
+}

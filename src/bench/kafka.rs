@@ -15,11 +15,13 @@ use schemas::avro;
 use schemas::event::Series;
 use schemas::{Batch, Hash, Head, Stream};
 use serde_json::json;
+use state::embedded::EmbeddedLog;
 use state::kafka::{Cluster, KafkaLog};
 use state::{Append, Changes, Log, LogError, Records, Store};
 use topologies::detection;
 
 use super::{Folder, Measured, identity};
+use crate::checkpoints::{self, Depot};
 use crate::cli;
 use crate::engine::heads::Heads;
 use crate::engine::owner::{Office, Owner};
@@ -55,7 +57,7 @@ pub(super) fn run(cluster: &Cluster, args: &cli::Bench) -> anyhow::Result<Measur
     let mut appends: Vec<Duration> = lanes.iter().flat_map(|it| it.log.appends()).collect();
     let batches = appends.len();
     let state = digest(&mut lanes, args.series);
-    drop(lanes);
+    let restored = restore(lanes, folder.path())?;
     let mut decided = decide(&cluster.beside("decided."), &folder.path().join("decided"))?;
     let millions = samples as f64 / 1e6;
     let figures = json!({
@@ -70,6 +72,8 @@ pub(super) fn run(cluster: &Cluster, args: &cli::Bench) -> anyhow::Result<Measur
         "commit_p99_ms": quantile_ms(&mut appends, 0.99),
         "decided_p50_ms": quantile_ms(&mut decided, 0.5),
         "decided_p99_ms": quantile_ms(&mut decided, 0.99),
+        "restore_s": restored.s, "restore_mb": restored.mb,
+        "restore_mb_per_s": restored.mb / restored.s,
         "state": format!("{state:016x}"),
     });
     let lines = vec![
@@ -135,6 +139,41 @@ fn drain(lanes: &mut [Lane], enough: u64) -> anyhow::Result<u64> {
         running.into_iter().map(|it| it.join().expect("a lane does not panic")).collect()
     });
     runs.into_iter().sum()
+}
+
+/// What bringing checkpoints back came to.
+struct BroughtBack {
+    mb: f64,
+    s: f64,
+}
+
+/// Sends a checkpoint of each lane to a directory, deletes what the lanes had, and brings the
+/// checkpoints back: fsynced, every file hashed, and opened.
+fn restore(lanes: Vec<Lane>, folder: &Path) -> anyhow::Result<BroughtBack> {
+    let runtime = tokio::runtime::Runtime::new().context("starting threads for the depot")?;
+    let depot = folder.join("depot");
+    let url = format!("file://{}", depot.display());
+    let depot = Depot::make(&url, runtime.handle().clone())?;
+    let (identity, mut dirs) = (identity(), Vec::new());
+    for lane in lanes {
+        let dir = folder.join(lane.partition.to_string());
+        let taken = folder.join("taken");
+        let checkpoint = lane.log.inner.checkpoint(&taken)?;
+        checkpoints::upload(&depot, &taken, &checkpoint, &identity)?;
+        drop(lane);
+        for gone in [&taken, &dir] {
+            std::fs::remove_dir_all(gone)
+                .with_context(|| format!("removing {}", gone.display()))?;
+        }
+        dirs.push((checkpoint.partition, dir));
+    }
+    let (began, mut bytes) = (Instant::now(), 0);
+    for (partition, dir) in dirs {
+        let brought = checkpoints::restore(&depot, &identity.deployment, partition, &dir)?;
+        bytes += brought.context("the checkpoint is not in the depot any more")?.bytes;
+        EmbeddedLog::open(&dir, &identity.deployment, partition)?;
+    }
+    Ok(BroughtBack { mb: bytes as f64 / 1e6, s: began.elapsed().as_secs_f64() })
 }
 
 /// How long it takes from before a record is sent until what detection says of it stands in the

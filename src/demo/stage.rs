@@ -100,6 +100,7 @@ impl Stage {
             profile: Profile::local(),
             services,
             head_record: Some(dir.join("head")),
+            checkpoints: None,
             escalation: Escalation::default(),
             schema_registry: None,
             runner: true,

@@ -14,12 +14,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use schemas::Head;
 use state::kafka::KafkaLog;
 use state::kafka::group::Membership;
-use state::{Log, LogError, State};
+use state::{Log, LogError, State, Store};
 
 use super::fold::Place;
 use super::owner::Owner;
 use super::thread::{Seat, Shared, Work, serve, wall_now};
-use super::{EngineError, replay};
+use super::{EngineError, heads, replay};
+use crate::checkpoints::start::Expected;
 
 /// A standby looks at least this often, so that a stop or an assignment is never missed.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -42,6 +43,8 @@ pub struct Member {
     settled: u64,
     /// Not before this does it contest.
     contest_at: Instant,
+    /// The state that folding passes through, on another node's word.
+    expected: Option<Expected>,
 }
 
 /// How a time in office ended.
@@ -62,7 +65,12 @@ impl Member {
     ) -> Result<Self, EngineError> {
         let settled = log.followed()?.next_seq;
         let contest_at = Instant::now();
-        Ok(Member { log, membership, partition, elect, settled, contest_at })
+        Ok(Member { log, membership, partition, elect, settled, contest_at, expected: None })
+    }
+
+    /// Has the state compared where folding comes to this position.
+    pub fn expect(&mut self, expected: Option<Expected>) {
+        self.expected = expected;
     }
 
     pub(super) fn log(&self) -> Arc<dyn Log> {
@@ -96,6 +104,7 @@ impl Member {
                 partition: head.partition,
                 wall: wall_now(),
             });
+            self.compare(&mut state, place, &head)?;
             replay::catch_up::<dyn Log>(&*self.log, &*self.log, &mut state, place, &head)?;
             self.settle(shared, &head, &mut state)?;
             if self.may_try() {
@@ -108,6 +117,36 @@ impl Member {
                 | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
         }
+        Ok(())
+    }
+
+    /// Folds up to where another node's checkpoint was taken, once the chain reaches there, and
+    /// compares the two states.
+    fn compare(
+        &mut self,
+        state: &mut State,
+        place: &Place,
+        head: &Head,
+    ) -> Result<(), EngineError> {
+        let log: &dyn Log = &*self.log;
+        let Some(position) = self.expected.as_ref().map(|it| it.position) else { return Ok(()) };
+        if head.next_seq < position {
+            return Ok(());
+        }
+        let there = Head { next_seq: position, ..head.clone() };
+        replay::catch_up(log, &*self.log, state, place, &there)?;
+        let expected = self.expected.take().filter(|_| self.log.position().ok() == Some(position));
+        let Some(Expected { state: theirs, node, .. }) = expected else { return Ok(()) };
+        // The owner's state holds the tree's full tiles, which no fold says.
+        heads::regrow(log, state, position)?;
+        let ours = state.digest()?;
+        self.log.commit(position, &state.changes())?;
+        state.commit();
+        if ours != theirs {
+            return Err(EngineError::StateDiffers { position, ours, theirs, node });
+        }
+        tracing::info!(position, node, "the state is the one that the owner had here");
+        metrics::counter!("healwright_states_compared_total").increment(1);
         Ok(())
     }
 

@@ -66,8 +66,9 @@ pub fn catch_up<J: Journal + ?Sized>(
     let mut done = Replayed::default();
     let mut seq = store.position()?;
     while seq < head.next_seq {
-        for batch in log.read(seq, READ_BYTES)? {
-            replay_batch(log, state, place, &batch, &mut done)?;
+        let read = log.read(seq, READ_BYTES)?;
+        for batch in read.iter().filter(|it| it.header.first_seq < head.next_seq) {
+            replay_batch(log, state, place, batch, &mut done)?;
             if let Some(Difference { place, processor, recorded, derived }) = done.difference {
                 let why = format!("{processor} says {derived}; recorded is {recorded}");
                 return Err(EngineError::Diverged { place, why });

@@ -1,6 +1,7 @@
 //! A node on a cluster: its place in the deployment, and an engine that shares its partition.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use schemas::signature::KeyPair;
@@ -8,6 +9,10 @@ use state::kafka::group::Membership;
 use state::kafka::{Cluster, KafkaLog};
 
 use super::{Layout, LogChoice, NodeConfig, PARTITION, PARTITIONS, head_record_default, os_chance};
+use crate::checkpoints::Depot;
+use crate::checkpoints::keeper::Keeper;
+use crate::checkpoints::start::{self, Expected};
+use crate::config::{CHECKPOINT_EVERY_S, Checkpoints};
 use crate::engine::heads::Heads;
 use crate::engine::owner::{Office, Owner};
 use crate::engine::{Bell, Engine, Member};
@@ -51,15 +56,16 @@ pub(super) async fn agree(config: &NodeConfig) -> anyhow::Result<Values> {
 }
 
 /// An engine that shares its partition with other processes.
-pub(super) fn share(
+pub(super) async fn share(
     config: &NodeConfig,
     cluster: &Cluster,
     identity: Identity,
     endpoint: &str,
 ) -> anyhow::Result<(Engine, Arc<KafkaLog>)> {
     let layout = Layout(config.data.clone());
-    let deployment = identity.deployment.clone();
+    let (deployment, identity) = (identity.deployment.clone(), Arc::new(identity));
     belongs(&layout, &deployment)?;
+    let kept = kept_elsewhere(config, &deployment).await?;
     let bell = Bell::default();
     let ringing = bell.clone();
     let news: Arc<dyn Fn() + Send + Sync> = Arc::new(move || ringing.ring());
@@ -69,7 +75,7 @@ pub(super) fn share(
     let record = config.head_record.clone().unwrap_or_else(|| head_record_default(&name));
     // What `healwright groups` shows of this process.
     let client = format!("healwright@{endpoint}");
-    let (office_log, endpoint) = (log.clone(), endpoint.to_owned());
+    let (office_log, endpoint, signer) = (log.clone(), endpoint.to_owned(), identity.clone());
     let elect = move || {
         let shown = office_log.clone();
         let heads = Heads::open(&record, Some(layout.checkpoint()))?
@@ -86,8 +92,38 @@ pub(super) fn share(
     };
     let membership = Membership::join(cluster, &client, news)?;
     tracing::info!(protocol = membership.protocol().name(), "joined the owners' group");
-    let member = Member::new(log.clone(), membership, PARTITION, Box::new(elect))?;
-    Ok((Engine::join(member, &bell)?, log))
+    let mut member = Member::new(log.clone(), membership, PARTITION, Box::new(elect))?;
+    let Some(Kept { depot, every, expected }) = kept else {
+        return Ok((Engine::join(member, &bell)?, log));
+    };
+    member.expect(expected);
+    let engine = Engine::join(member, &bell)?;
+    let data = config.data.clone();
+    Keeper { depot, log: log.clone(), identity: signer, data, every }.follow(&engine.handle());
+    Ok((engine, log))
+}
+
+/// What a configured place for checkpoints comes to at the start.
+struct Kept {
+    depot: Depot,
+    every: Duration,
+    expected: Option<Expected>,
+}
+
+/// Opens the place for checkpoints, and begins with the newest one where that is wanted.
+async fn kept_elsewhere(config: &NodeConfig, deployment: &str) -> anyhow::Result<Option<Kept>> {
+    let Some(Checkpoints { url: Some(url), every_s }) = config.checkpoints.clone() else {
+        return Ok(None);
+    };
+    let every = Duration::from_secs(every_s.unwrap_or(CHECKPOINT_EVERY_S));
+    let (data, deployment) = (config.data.clone(), deployment.to_owned());
+    let runtime = tokio::runtime::Handle::current();
+    let opened = tokio::task::spawn_blocking(move || {
+        let depot = Depot::make(&url, runtime).with_context(|| format!("opening {url}"))?;
+        let expected = start::begin(&depot, &deployment, PARTITION, &data)?;
+        anyhow::Ok(Some(Kept { depot, every, expected }))
+    });
+    opened.await.context("looking for a checkpoint")?
 }
 
 /// Refuses a data directory that holds another log's history, and marks this one.

@@ -25,6 +25,7 @@ mod repair;
 mod tables;
 mod wal;
 
+pub(crate) use lock::Lock;
 pub use reader::Reader;
 pub use repair::Part;
 pub use tables::Quarantined;
@@ -42,7 +43,6 @@ use schemas::link::election;
 use schemas::{Batch, Hash, Head, Stream, link};
 
 use self::group::Group;
-use self::lock::Lock;
 use self::options::{JOURNAL, META, QUARANTINE, STATE, TELEMETRY, synced};
 use self::tables::{
     FORMAT, KEY_COUNT, KEY_DEPLOYMENT, KEY_FLOOR, KEY_FOLDED, KEY_FORMAT, KEY_HEAD, KEY_PARTITION,

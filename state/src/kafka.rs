@@ -53,6 +53,7 @@ use self::history::History;
 use self::sender::Sender;
 use self::streams::{Streams, at};
 use self::tail::Tail;
+use crate::checkpoint::{self, Checkpoint};
 use crate::embedded::{EmbeddedLog, Quarantined};
 use crate::log::RECORD_BYTES_MAX;
 use crate::memory::{lock, within_limit};
@@ -123,6 +124,17 @@ impl KafkaLog {
     /// The copy is damaged.
     pub fn elected(&self) -> Result<Option<OwnerElected>, LogError> {
         self.copy.elected()
+    }
+
+    /// Makes a checkpoint of copy and state in `dir`, which must not exist, while the owner goes
+    /// on. Called from a thread that may take its time.
+    ///
+    /// # Errors
+    /// As [`checkpoint::create`].
+    pub fn checkpoint(&self, dir: &Path) -> Result<Checkpoint, LogError> {
+        // As new as can be: what is restored from it need not be folded again.
+        self.state.flush()?;
+        checkpoint::create(&self.copy, dir)
     }
 
     /// What is in quarantine.

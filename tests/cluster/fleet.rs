@@ -39,16 +39,71 @@ impl Fleet {
 
     /// The same, with further words for every command.
     pub(crate) fn start_with(bootstrap: &str, n: usize, words: &[String]) -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let (log, prefix) = (format!("kafka://{bootstrap}"), crate::bed::prefix());
-        let (words, nodes, acknowledged) = (words.to_vec(), Vec::new(), BTreeSet::new());
-        let mut fleet = Fleet { home, log, prefix, words, nodes, acknowledged };
+        let mut fleet = Fleet::empty(bootstrap);
+        fleet.words = words.to_vec();
         for n in 0..n {
             let node = fleet.spawn(n);
             fleet.nodes.push(node);
         }
         (0..n).for_each(|n| fleet.await_ready(n));
         fleet
+    }
+
+    /// One node that takes checkpoints as often as it can, into a directory.
+    pub(crate) fn start_with_checkpoints(bootstrap: &str) -> Self {
+        let mut fleet = Fleet::empty(bootstrap);
+        let file = fleet.home.path().join("hw.toml");
+        let text = format!("[checkpoints]\nurl = \"file://{}\"\nevery_s = 1\n", fleet.depot());
+        std::fs::write(&file, text).unwrap();
+        fleet.words = vec!["--config".to_owned(), file.to_str().unwrap().to_owned()];
+        fleet.add();
+        fleet
+    }
+
+    fn empty(bootstrap: &str) -> Self {
+        Fleet {
+            home: tempfile::tempdir().unwrap(),
+            log: format!("kafka://{bootstrap}"),
+            prefix: crate::bed::prefix(),
+            words: Vec::new(),
+            nodes: Vec::new(),
+            acknowledged: BTreeSet::new(),
+        }
+    }
+
+    /// Where checkpoints lie.
+    pub(crate) fn depot(&self) -> String {
+        self.home.path().join("depot").to_str().unwrap().to_owned()
+    }
+
+    /// Another node, with an empty data directory; answers its number.
+    pub(crate) fn add(&mut self) -> usize {
+        let n = self.nodes.len();
+        let node = self.spawn(n);
+        self.nodes.push(node);
+        self.await_ready(n);
+        n
+    }
+
+    /// A number that a node shows at `/metrics`.
+    pub(crate) fn metric(&self, node: usize, name: &str) -> Option<u64> {
+        let answer = http::ask(self.nodes[node].at, "GET", "/metrics", "")?;
+        let value = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        Some(value.trim().parse().unwrap())
+    }
+
+    /// Waits until a node shows a number above `bound`.
+    pub(crate) fn await_metric(&self, node: usize, name: &str, bound: u64) -> u64 {
+        self.until(DECIDE_WITHIN, &format!("{name} is above {bound}"), || {
+            self.metric(node, name).filter(|it| bound < *it)
+        })
+    }
+
+    /// What a command answers on the cluster and the depot.
+    pub(crate) fn answer(&self, words: &[&str]) -> String {
+        let ran = self.run(99, words);
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
     }
 
     fn command(&self, node: usize) -> Command {

@@ -35,6 +35,9 @@ const REPLICAS: usize = 3;
 /// How long telemetry and typed topics are kept where this process makes them. Beyond it, replay
 /// takes recorded anomalies as inputs.
 const EXPIRING_MS: &str = "604800000";
+/// Why checkpoints do not let the journal expire (protocol.md §5).
+const NO_EXPIRY: &str = ", with `checkpoints.url` as well: entries may expire only behind a \
+     checkpoint that every witness has seen, which nothing here makes sure of yet";
 /// How long a question about a partition may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -270,14 +273,16 @@ impl Cluster {
             let described = pollster::block_on(asked);
             let described = described.map_err(|error| self.failed("read the topics", error))?;
             let settings: Result<Vec<ConfigResource>, _> = described.into_iter().collect();
+            // A topic that was made a moment ago is not known to every broker yet: asked for its
+            // settings, one says so or answers none at all.
+            let policy = |it: &ConfigResource| it.get("cleanup.policy")?.value.clone();
+            let known = |it: &ConfigResource| policy(it).is_some_and(|it| !it.is_empty());
             match settings {
-                // A broker that has just heard of a topic may answer without its settings.
-                Ok(settings) if until < Instant::now() || settings.iter().all(is_told) => {
+                Ok(settings) if settings.iter().all(known) || until <= Instant::now() => {
                     let mut pairs = wanted.iter().zip(&settings);
                     return pairs.try_for_each(|(topic, settings)| self.fits(topic, settings));
                 }
                 Ok(_) => {}
-                // A topic that was made a moment ago is not known to every broker yet.
                 Err(RDKafkaErrorCode::UnknownTopicOrPartition) if Instant::now() < until => {}
                 Err(code) => return Err(self.failed("read the settings of the topics", code)),
             }
@@ -289,10 +294,12 @@ impl Cluster {
     fn fits(&self, topic: &Wanted, settings: &ConfigResource) -> Result<(), LogError> {
         let value = |name| settings.get(name).and_then(|it| it.value.clone()).unwrap_or_default();
         let refuse = |name: &str, found: &str, wanted: &str| {
+            let journal = topic.name == self.topic(JOURNAL);
             let why = format!(
                 "its {name} is {found} and must be {wanted}, or acknowledged events would be \
-                 lost; change it with `kafka-configs --alter --topic {} --add-config \
+                 lost{}; change it with `kafka-configs --alter --topic {} --add-config \
                  {name}={wanted}`",
+                if journal && name.starts_with("retention") { NO_EXPIRY } else { "" },
                 topic.name
             );
             Err(self.failed(&format!("use the topic {}", topic.name), why))
@@ -333,11 +340,6 @@ impl Cluster {
         }
         Err(self.failed(&format!("use the topic {}", topic.name), last))
     }
-}
-
-/// Whether a topic's settings are in an answer.
-fn is_told(settings: &ConfigResource) -> bool {
-    settings.get("cleanup.policy").is_some_and(|it| it.value.is_some())
 }
 
 /// What a reader sees of transactions.

@@ -93,6 +93,7 @@ impl Tail {
             shared: shared.clone(),
             consumer: consumer.clone(),
             copy,
+            source: (topic, number),
             // The last record of the copy is read again: that it is still there is how a lost
             // tail is noticed by a node that was away.
             proof: last,
@@ -174,6 +175,8 @@ struct Following {
     shared: Arc<Shared>,
     consumer: Arc<BaseConsumer>,
     copy: Arc<EmbeddedLog>,
+    /// Topic and partition.
+    source: (String, i32),
     proof: Option<u64>,
 }
 
@@ -275,10 +278,21 @@ impl Following {
     fn unreadable(&self, error: &KafkaError) -> Result<(), LogError> {
         let code = error.rdkafka_error_code();
         let gone = [RDKafkaErrorCode::AutoOffsetReset, RDKafkaErrorCode::OffsetOutOfRange];
-        if code.is_some_and(|it| gone.contains(&it)) {
-            return Err(self.diverged(&format!("the broker no longer has what was read ({error})")));
+        if !code.is_some_and(|it| gone.contains(&it)) {
+            return Ok(());
         }
-        Ok(())
+        let wanted = lock(&self.shared.known).next_offset;
+        let (topic, partition) = &self.source;
+        let marks = self.consumer.fetch_watermarks(topic, *partition, ASK_WITHIN);
+        Err(match marks {
+            // What lay before has expired or was deleted; a checkpoint ends before it, too.
+            Ok((first, _)) if wanted < first => self.diverged(&format!(
+                "it begins at offset {first}, and what comes after this copy stood at {wanted}"
+            )),
+            Ok(_) | Err(_) => {
+                self.diverged(&format!("the broker no longer has what was read ({error})"))
+            }
+        })
     }
 
     fn diverged(&self, why: &str) -> LogError {

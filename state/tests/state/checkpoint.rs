@@ -61,3 +61,52 @@ fn a_checkpoint_with_a_changed_a_missing_or_a_foreign_file_is_refused() {
     let error = checkpoint::verify(&target).unwrap_err().to_string();
     assert!(error.contains("000999.sst"), "{error}");
 }
+
+/// A log of the first `n` batches of `author`'s chain in `dir`.
+fn grown(dir: &std::path::Path, author: &Author, n: usize) -> EmbeddedLog {
+    let log = EmbeddedLog::open(dir, &deployment(), 0).unwrap();
+    for batch in &chain(author, 5)[..n] {
+        log.append(&log.head().unwrap(), batch, &Changes::default()).unwrap();
+    }
+    log
+}
+
+#[test]
+fn a_checkpoint_takes_the_place_of_a_copy_that_lags_and_of_no_other_history() {
+    let temporary = tempfile::tempdir().unwrap();
+    let at = |name: &str| temporary.path().join(name);
+    let made = checkpoint::create(&grown(&at("data"), &Author::new(0), 4), &at("staged")).unwrap();
+    let behind = grown(&at("behind"), &Author::new(0), 2);
+    let busy = checkpoint::install(&at("staged"), &at("behind")).unwrap_err();
+    assert!(matches!(busy, state::LogError::Busy { .. }), "{busy}");
+    drop(behind);
+    drop(grown(&at("other"), &Author::new(1), 2));
+    drop(grown(&at("ahead"), &Author::new(0), 5));
+    for (name, n_batches) in [("other", 2), ("ahead", 5)] {
+        let refused = checkpoint::install(&at("staged"), &at(name)).unwrap_err();
+        assert!(matches!(refused, state::LogError::Diverged { .. }), "{name}: {refused}");
+        let kept = EmbeddedLog::open(&at(name), &deployment(), 0).unwrap();
+        assert_eq!(kept.read(0, usize::MAX).unwrap().len(), n_batches, "{name}");
+    }
+    checkpoint::install(&at("staged"), &at("behind")).unwrap();
+    let log = EmbeddedLog::open(&at("behind"), &deployment(), 0).unwrap();
+    assert_eq!(
+        (log.head().unwrap().next_seq, log.read(0, usize::MAX).unwrap().len()),
+        (made.next_seq, 4)
+    );
+    assert!(!at("staged").exists() && !at("behind").join("journal.old").exists());
+}
+
+#[test]
+fn a_manifest_that_names_a_file_elsewhere_is_refused_whoever_signs_it() {
+    let temporary = tempfile::tempdir().unwrap();
+    let log = grown(&temporary.path().join("data"), &Author::new(0), 1);
+    let made = checkpoint::create(&log, &temporary.path().join("made")).unwrap();
+    assert_eq!(checkpoint::Checkpoint::decode(&made.encode()).unwrap(), made);
+    for name in ["../x", "/etc/x", "a/b", "", ".hidden", "a\0b"] {
+        let mut bad = made.clone();
+        bad.files[0].0 = name.to_owned();
+        let error = checkpoint::Checkpoint::decode(&bad.encode()).unwrap_err().to_string();
+        assert!(error.contains("outside its folder"), "{name}: {error}");
+    }
+}
