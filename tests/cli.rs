@@ -237,7 +237,11 @@ fn a_path_that_is_no_bundle_is_answered_with_a_sentence() {
 fn any_flipped_bit_of_a_bundle_is_found_and_its_place_named() {
     let (home, bundle) = witnessed();
     let files = files(&bundle);
-    for kind in ["checkpoint", "journal/", "manifest", "telemetry/", "tile/", "witnessed"] {
+    // A runner that was quick has cosigned the newest head, which then needs no second file.
+    let newest = std::fs::read_to_string(bundle.join("checkpoint")).unwrap();
+    let is_cosigned = newest.lines().filter(|it| it.starts_with('—')).count() > 1;
+    let witnessed = if is_cosigned { "checkpoint" } else { "witnessed" };
+    for kind in ["checkpoint", "journal/", "manifest", "telemetry/", "tile/", witnessed] {
         let mut names = files.iter().map(|it| it.strip_prefix(&bundle).unwrap());
         assert!(names.any(|it| it.to_str().unwrap().starts_with(kind)), "{kind}: {files:?}");
     }
