@@ -29,7 +29,7 @@ pub(crate) use lock::Lock;
 pub use reader::Reader;
 pub use repair::Part;
 pub use tables::Quarantined;
-pub(crate) use tables::encode_quarantined;
+pub(crate) use tables::{encode_quarantined, encode_quarantined_within};
 
 use std::fs::{self, DirBuilder, File};
 use std::io;

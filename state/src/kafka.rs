@@ -308,7 +308,7 @@ impl Log for KafkaLog {
         if self.copy.has_quarantined(&hash)? {
             return Ok(hash);
         }
-        let kept = crate::embedded::encode_quarantined(record, reason);
+        let kept = crate::embedded::encode_quarantined_within(record, reason, RECORD_BYTES_MAX);
         self.sender.send(&self.cluster.topic(QUARANTINE), self.partition, &[kept])?;
         self.copy.quarantine(record, reason)
     }

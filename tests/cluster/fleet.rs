@@ -1,6 +1,6 @@
 //! Real processes that share one system on a cluster, and what they have acknowledged.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -171,6 +171,34 @@ impl Fleet {
         Some((status, serde_json::from_str(&body).unwrap_or(Value::Null)))
     }
 
+    /// One more node, which is ready when this returns: its number.
+    pub(crate) fn join(&mut self) -> usize {
+        let node = self.spawn(self.nodes.len());
+        self.nodes.push(node);
+        self.await_ready(self.nodes.len() - 1);
+        self.nodes.len() - 1
+    }
+
+    /// The whole name of a topic.
+    pub(crate) fn topic(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Notes changes that were acknowledged by other ways than [`Fleet::change`].
+    pub(crate) fn acknowledged(&mut self, ids: impl IntoIterator<Item = String>) {
+        self.acknowledged.extend(ids);
+    }
+
+    /// Whether a node acknowledges a change at this one try.
+    pub(crate) fn acknowledges(&mut self, node: usize, id: &str) -> bool {
+        let answer = self.post(node, id, "");
+        let acknowledged = answer.is_some_and(|(status, _)| (200..300).contains(&status));
+        if acknowledged {
+            self.acknowledged.insert(id.to_owned());
+        }
+        acknowledged
+    }
+
     /// Where a node answers.
     pub(crate) fn address(&self, node: usize) -> SocketAddr {
         self.nodes[node].at
@@ -262,23 +290,32 @@ impl Fleet {
 
     /// All changes in the journal, read from the cluster alone.
     fn changes(&self) -> Vec<Value> {
-        let ran = self.run(99, &["events", "list", "--topic", "change.observed.v1", "-o", "json"]);
+        self.events("change.observed.v1")
+    }
+
+    /// All events of a type in the journal, read from the cluster alone.
+    pub(crate) fn events(&self, kind: &str) -> Vec<Value> {
+        let ran = self.run(99, &["events", "list", "--topic", kind, "-o", "json"]);
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
         let lines = String::from_utf8(ran.stdout).unwrap();
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    fn listed(&self) -> Vec<String> {
+    /// Ids of all changes in the journal, in its order.
+    pub(crate) fn listed(&self) -> Vec<String> {
         let ids = self.changes();
         ids.iter().map(|it| it["payload"]["id"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Every acknowledged change stands in the journal once.
+    /// Every acknowledged change stands in the journal, and no change stands there twice.
     pub(crate) fn check(&self) {
-        let listed = self.listed();
+        let mut counts = BTreeMap::<String, usize>::new();
+        self.listed().into_iter().for_each(|id| *counts.entry(id).or_default() += 1);
+        for (id, n) in &counts {
+            assert_eq!(*n, 1, "{id} stands {n} times\n{}", self.said());
+        }
         for id in &self.acknowledged {
-            let n = listed.iter().filter(|it| *it == id).count();
-            assert_eq!(n, 1, "{id} was acknowledged and stands {n} times\n{}", self.said());
+            assert!(counts.contains_key(id), "{id} was acknowledged\n{}", self.said());
         }
     }
 

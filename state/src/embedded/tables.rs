@@ -462,6 +462,21 @@ pub(crate) fn encode_quarantined(record: &[u8], reason: &str) -> Vec<u8> {
     out.0
 }
 
+/// The same where a record may have `bytes_max`. What a stranger wrote may be larger than what
+/// we write; then its beginning is kept, and the reason says so. A record that could not be put
+/// aside would stop every owner for good.
+pub(crate) fn encode_quarantined_within(record: &[u8], reason: &str, bytes_max: usize) -> Vec<u8> {
+    let whole = encode_quarantined(record, reason);
+    if whole.len() <= bytes_max {
+        return whole;
+    }
+    // The reason grows by less than this.
+    let room = bytes_max.saturating_sub(whole.len() - record.len() + 128);
+    let kept = &record[..room.min(record.len())];
+    let (n_kept, n) = (kept.len(), record.len());
+    encode_quarantined(kept, &format!("{reason}; these are the first {n_kept} of its {n} bytes"))
+}
+
 fn decode_quarantined(value: &[u8]) -> Option<Quarantined> {
     let mut reader = Reader::new("quarantined record", value);
     reader.expect(QUARANTINE_MAGIC).ok()?;
