@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka_batches::{Batches, Record};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -124,6 +126,9 @@ fn produce(consumer: &BaseConsumer, partitions: i32, brokers: &str, topic: &str)
     config.set("batch.size", "524288").set("queue.buffering.max.messages", "500000");
     let producer: BaseProducer = config.create()?;
     let out = format!("{topic}.copy");
+    let admin: AdminClient<DefaultClientContext> = config.create()?;
+    let copy = NewTopic::new(&out, partitions, TopicReplication::Fixed(1));
+    pollster::block_on(admin.create_topics([&copy], &AdminOptions::new()))?;
     let read = poll(consumer, partitions, |value| {
         loop {
             match producer.send(BaseRecord::<(), [u8]>::to(&out).payload(value)) {
