@@ -52,7 +52,8 @@ impl Replayed {
     }
 }
 
-/// Folds what the chain holds beyond the state, up to `head`.
+/// Folds what the chain holds beyond the state, up to `head` and no further: on a shared log the
+/// chain may have grown since, and who asks goes on at `head`.
 ///
 /// # Errors
 /// The folds say something else than the chain holds: the partition must not go on.
@@ -66,8 +67,9 @@ pub fn catch_up<J: Journal + ?Sized>(
     let mut done = Replayed::default();
     let mut seq = store.position()?;
     while seq < head.next_seq {
-        for batch in log.read(seq, READ_BYTES)? {
-            replay_batch(log, state, place, &batch, &mut done)?;
+        let batches = log.read(seq, READ_BYTES)?;
+        for batch in batches.iter().filter(|it| it.header.first_seq < head.next_seq) {
+            replay_batch(log, state, place, batch, &mut done)?;
             if let Some(Difference { place, processor, recorded, derived }) = done.difference {
                 let why = format!("{processor} says {derived}; recorded is {recorded}");
                 return Err(EngineError::Diverged { place, why });
