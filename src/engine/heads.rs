@@ -101,7 +101,8 @@ impl Heads {
         let mut seq = first;
         while seq < size {
             for batch in log.read(seq, READ_BYTES)? {
-                let entries = batch.entries.iter().filter(|it| it.envelope.seq >= first);
+                let seqs = first..size;
+                let entries = batch.entries.iter().filter(|it| seqs.contains(&it.envelope.seq));
                 tail.extend(entries.map(schemas::Entry::leaf));
                 seq = batch.next_seq();
             }
@@ -270,7 +271,8 @@ impl Heads {
     }
 }
 
-/// Grows `tree` with what the log gives back, up to `head`.
+/// Grows `tree` with what the log gives back, up to `head`. On a shared log another owner's
+/// batches may stand behind it by now; they are not this head's.
 fn read_back(tree: &mut Tree, log: &dyn Log, head: &Head) -> Result<(), EngineError> {
     while tree.size() < head.next_seq {
         let batches = log.read(tree.size(), READ_BYTES)?;
@@ -279,7 +281,8 @@ fn read_back(tree: &mut Tree, log: &dyn Log, head: &Head) -> Result<(), EngineEr
             let place = schemas::envelope::reference(head.partition, tree.size());
             return Err(EngineError::ReadBack { place });
         }
-        let entries = batches.iter().flat_map(|batch| &batch.entries);
+        let covered = batches.iter().filter(|it| it.header.first_seq < head.next_seq);
+        let entries = covered.flat_map(|batch| &batch.entries);
         entries.for_each(|entry| tree.push(entry.leaf()));
     }
     tree.take_full_tiles();

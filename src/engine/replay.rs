@@ -52,7 +52,8 @@ impl Replayed {
     }
 }
 
-/// Folds what the chain holds beyond the state, up to `head`.
+/// Folds what the chain holds beyond the state, up to `head` and no further: on a shared log the
+/// chain may have grown since, and who asks goes on at `head`.
 ///
 /// # Errors
 /// The folds say something else than the chain holds: the partition must not go on.

@@ -30,6 +30,7 @@ mod roster;
 mod sender;
 mod streams;
 mod tail;
+pub mod verdict;
 pub mod watch;
 
 pub use cluster::Cluster;
@@ -44,8 +45,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use schemas::event::OwnerElected;
-use schemas::link::election;
-use schemas::{Batch, Hash, Head, Stream, link};
+use schemas::{Batch, Hash, Head, Stream};
 
 use self::behind::Behind;
 use self::cluster::{HEADS, JOURNAL, QUARANTINE};
@@ -53,6 +53,7 @@ use self::history::History;
 use self::sender::Sender;
 use self::streams::{Streams, at};
 use self::tail::Tail;
+use self::verdict::Waiting;
 use crate::checkpoint::{self, Checkpoint};
 use crate::embedded::{EmbeddedLog, Quarantined};
 use crate::log::RECORD_BYTES_MAX;
@@ -180,21 +181,10 @@ impl KafkaLog {
     /// Sends `record` until it is read back linked or cannot be any more.
     fn persist(&self, batch: &Batch, record: &[u8]) -> Result<Append, LogError> {
         let topic = self.cluster.topic(JOURNAL);
-        let (hash, prev, epoch) = (batch.hash(), batch.header.prev, batch.header.epoch);
-        let standing = election(batch).is_none();
-        let outcome = |known: &tail::Known| {
-            if let Some(fault) = &known.fault {
-                return Some(Err(fault.clone()));
-            }
-            if known.head.hash == hash {
-                return Some(Ok(Append::Appended(known.head.clone())));
-            }
-            if known.head.hash != prev {
-                return Some(Ok(Append::Lost(known.head.clone())));
-            }
-            // An election contests; everything else yields.
-            let yields = standing && epoch < known.claimed;
-            yields.then_some(Err(LogError::Yielded { epoch: known.claimed }))
+        let waiting = Waiting::of(batch);
+        let outcome = |known: &tail::Known| match &known.fault {
+            Some(fault) => Some(Err(fault.clone())),
+            None => waiting.outcome(&known.head, known.claimed),
         };
         let unanswered = Err(LogError::Unanswered { what: "append" });
         let mut n_sent = 0u32;
@@ -244,20 +234,10 @@ impl Log for KafkaLog {
         changes: &Changes,
     ) -> Result<Append, LogError> {
         changes.sound()?;
-        let head = self.followed()?;
-        let appended = if head.hash == batch.hash() {
-            Append::Appended(head)
-        } else if head != *expected {
-            return Ok(Append::Lost(head));
-        } else {
-            let first_seq = batch.header.first_seq;
-            link(&head, batch).map_err(|skip| LogError::Unlinked { first_seq, skip })?;
-            let record = batch.encode();
-            if record.len() > RECORD_BYTES_MAX {
-                let bytes = record.len();
-                return Err(LogError::TooLarge { bytes, bytes_max: RECORD_BYTES_MAX });
-            }
-            self.persist(batch, &record)?
+        let record = batch.encode();
+        let appended = match verdict::offered(&self.followed()?, expected, batch, record.len())? {
+            Some(appended) => appended,
+            None => self.persist(batch, &record)?,
         };
         if let Append::Appended(head) = &appended
             && self.state.position()? == batch.header.first_seq

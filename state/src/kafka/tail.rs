@@ -15,6 +15,7 @@ use schemas::link::claim;
 use schemas::{Batch, Head, Skip};
 
 use super::cluster::{Cluster, Isolation, JOURNAL};
+use super::verdict::contradicts;
 use crate::LogError;
 use crate::embedded::EmbeddedLog;
 use crate::memory::lock;
@@ -257,18 +258,11 @@ impl Following {
     /// history (protocol.md §2, "Truncation").
     fn contradicts(&self, batch: &Batch, skip: Skip) -> Result<(), LogError> {
         let head = crate::Log::head(&*self.copy)?;
-        let certified = claim(&head.deployment, head.partition, batch).is_some();
-        if !certified || skip != Skip::Prev || head.next_seq < batch.header.first_seq {
-            return Ok(());
-        }
-        let named = match batch.header.first_seq.checked_sub(1) {
-            None => schemas::link::genesis(&head.deployment, head.partition),
-            Some(seq) => {
-                let before = crate::Log::read(&*self.copy, seq, 1)?;
-                before.first().map_or_else(Default::default, Batch::hash)
-            }
-        };
-        if named == batch.header.prev {
+        let strays = contradicts(&head, batch, skip, |seq| {
+            let before = crate::Log::read(&*self.copy, seq, 1)?;
+            Ok(before.first().map_or_else(Default::default, Batch::hash))
+        })?;
+        if !strays {
             return Ok(());
         }
         Err(self.diverged("an election names a batch that is not in it"))
