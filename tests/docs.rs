@@ -65,6 +65,7 @@ const TABLE: &[(&str, How)] = &[
         Bench(&["bench", "heal", "--runs", "1"], &["bad-release", "hung-process"]),
     ),
     ("healwright demo --fast", Elsewhere("tests/demo.rs")),
+    ("make bench-kafka", Elsewhere("the last test here runs its script with fewer samples")),
 ];
 
 /// A file of the repository.
@@ -91,7 +92,7 @@ fn every_command_of_the_readme_is_run_as_the_table_says() {
     let table: Vec<String> = TABLE.iter().map(|(command, _)| (*command).to_owned()).collect();
     assert_eq!(blocks(&read("README.md"), "sh"), table);
     let makefile = read("Makefile");
-    for target in ["demo", "test", "install"] {
+    for target in ["demo", "test", "install", "bench-kafka"] {
         assert!(makefile.contains(&format!("\n{target}: ")), "no target {target}");
     }
     assert!(makefile.contains("\t$(HEALWRIGHT) demo"));
@@ -164,5 +165,22 @@ fn every_bench_prints_its_figure() {
         for key in *keys {
             assert!(!figures[key].is_null(), "{command} has no {key}: {figures}");
         }
+    }
+}
+
+/// It ends with 0 when each contender comes to the result that the filler foretold.
+#[test]
+fn the_bench_on_kafka_agrees_with_its_reference() {
+    let built = PathBuf::from(HEALWRIGHT).parent().and_then(|it| it.parent()).unwrap().to_owned();
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/peers/run.sh");
+    let mut run = std::process::Command::new(script);
+    run.env("CARGO_TARGET_DIR", built).args(["--samples", "200000", "--series", "1000"]);
+    run.args(["--warmup", "20000", "--session-ms", "6000"]);
+    run.args(["--contenders", "raw_poll,raw_batches,raw_produce,healwright,streams_cached"]);
+    let report = home::run(run).expect(0).json();
+    let results = report["results"].as_array().unwrap();
+    assert_eq!(results.len(), 10, "five contenders, two shapes: {report}");
+    for it in results {
+        assert_eq!(it["agrees_with_reference"], true, "{it}");
     }
 }
