@@ -175,7 +175,7 @@ fn the_bench_on_kafka_agrees_with_its_reference() {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/peers/run.sh");
     let mut run = std::process::Command::new(script);
     run.env("CARGO_TARGET_DIR", built).args(["--samples", "200000", "--series", "1000"]);
-    run.args(["--warmup", "20000", "--session-ms", "6000"]);
+    run.args(["--warmup", "0", "--session-ms", "6000"]);
     run.args(["--contenders", "raw_poll,raw_batches,raw_produce,healwright,streams_cached"]);
     let report = home::run(run).expect(0).json();
     let results = report["results"].as_array().unwrap();
