@@ -30,8 +30,8 @@ pub use intake::seal_digest;
 pub const TICK_ACTIVE: Ns = Ns::from_ms(250);
 /// Ticks while there is nothing to do.
 pub const TICK_IDLE: Ns = Ns::from_s(5);
-/// At most this much telemetry under one seal; protocol.md §4 permits twice as much, which takes
-/// twice the memory and saves nothing that can be measured.
+/// At most this much telemetry under one seal. protocol.md §4 permits twice as much; the memory of
+/// a partition grows with it.
 const SEAL_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Fewer inputs are taken once a batch has grown to this; the rest of the way to the record
 /// limit is room for the consequences of the last one.
