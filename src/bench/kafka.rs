@@ -5,19 +5,18 @@
 //! runs others over the same.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use schemas::avro;
 use schemas::event::Series;
-use schemas::{Batch, Hash, Head, Stream};
+use schemas::{Batch, Stream};
 use serde_json::json;
+use state::Log;
 use state::embedded::EmbeddedLog;
 use state::kafka::{Cluster, KafkaLog};
-use state::{Append, Changes, Log, LogError, Records, Store};
 use topologies::detection;
 
 use super::{Folder, Measured, identity};
@@ -25,6 +24,7 @@ use crate::checkpoints::{self, Depot};
 use crate::cli;
 use crate::engine::heads::Heads;
 use crate::engine::owner::{Office, Owner};
+use crate::engine::stages::Stage;
 use crate::engine::wall_now;
 use crate::node::os_chance;
 
@@ -41,7 +41,7 @@ pub(super) fn run(cluster: &Cluster, args: &cli::Bench) -> anyhow::Result<Measur
     }
     let warm = args.warmup / u64::from(args.partitions.max(1));
     drain(&mut lanes, warm)?;
-    lanes.iter().for_each(|it| it.log.forget_appends());
+    lanes.iter_mut().for_each(|it| it.appends.clear());
     let (began, cpu) = (Instant::now(), super::telemetry::process_cpu_s());
     let brokers_cpu = brokers.cpu_s()?;
     let samples = drain(&mut lanes, u64::MAX)?;
@@ -54,7 +54,7 @@ pub(super) fn run(cluster: &Cluster, args: &cli::Bench) -> anyhow::Result<Measur
     let cpu_s = super::telemetry::process_cpu_s() - cpu;
     let broker_cpu_s = brokers.cpu_s()? - brokers_cpu;
     let peak_rss_mb = peak_rss_mb()?;
-    let mut appends: Vec<Duration> = lanes.iter().flat_map(|it| it.log.appends()).collect();
+    let mut appends: Vec<Duration> = lanes.iter().flat_map(|it| it.appends.clone()).collect();
     let batches = appends.len();
     let state = digest(&mut lanes, args.series);
     let restored = restore(lanes, folder.path())?;
@@ -94,8 +94,12 @@ pub(super) fn run(cluster: &Cluster, args: &cli::Bench) -> anyhow::Result<Measur
 /// One partition and its owner.
 struct Lane {
     partition: u32,
-    log: Arc<Timed>,
+    log: Arc<KafkaLog>,
     owner: Owner,
+    /// When the append of the cycle in hand began.
+    appending: Arc<Mutex<Option<Instant>>>,
+    /// From signing to read back linked, of each batch.
+    appends: Vec<Duration>,
     end: u64,
 }
 
@@ -103,8 +107,8 @@ impl Lane {
     fn open(cluster: &Cluster, dir: &Path, partition: u32) -> anyhow::Result<Self> {
         let identity = identity();
         let log = KafkaLog::open(cluster, dir, &identity.deployment, partition, Arc::new(|| {}))?;
+        let (log, appending) = (Arc::new(log), Arc::new(Mutex::default()));
         let end = log.end_of(Stream::Telemetry)?;
-        let log = Arc::new(Timed { inner: log, appends: Mutex::default() });
         let office = Office {
             log: log.clone(),
             store: log.clone(),
@@ -113,8 +117,14 @@ impl Lane {
             heads: Heads::open(&dir.join("head"), None)?,
             chance: os_chance(),
         };
-        let owner = Owner::elect(office, wall_now())?;
-        Ok(Lane { partition, log, owner, end })
+        let mut owner = Owner::elect(office, wall_now())?;
+        let began: Arc<Mutex<Option<Instant>>> = appending.clone();
+        owner.watched(Box::new(move |stage| {
+            if stage == Stage::Append {
+                *lock(&began) = Some(Instant::now());
+            }
+        }));
+        Ok(Lane { partition, log, owner, appending, appends: Vec::new(), end })
     }
 
     /// Takes telemetry until the end, or until it has taken `enough` samples; answers how many
@@ -123,6 +133,7 @@ impl Lane {
         let mut samples = 0;
         while self.owner.head().positions.telemetry < self.end && samples < enough {
             let cycle = self.owner.cycle(wall_now())?;
+            self.appends.extend(lock(&self.appending).take().map(|it| it.elapsed()));
             samples += cycle.batch.iter().map(|it| sealed(it)).sum::<u64>();
             self.owner.sign_head(wall_now(), false)?;
         }
@@ -158,7 +169,7 @@ fn restore(lanes: Vec<Lane>, folder: &Path) -> anyhow::Result<BroughtBack> {
     for lane in lanes {
         let dir = folder.join(lane.partition.to_string());
         let taken = folder.join("taken");
-        let checkpoint = lane.log.inner.checkpoint(&taken)?;
+        let checkpoint = lane.log.checkpoint(&taken)?;
         checkpoints::upload(&depot, &taken, &checkpoint, &identity)?;
         drop(lane);
         for gone in [&taken, &dir] {
@@ -273,65 +284,7 @@ impl Processes {
     }
 }
 
-/// A log that keeps how long its appends took: from sending until read back linked.
-struct Timed {
-    inner: KafkaLog,
-    appends: Mutex<Vec<Duration>>,
-}
-
-impl Timed {
-    fn forget_appends(&self) {
-        self.appends.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    fn appends(&self) -> Vec<Duration> {
-        self.appends.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Log for Timed {
-    fn head(&self) -> Result<Head, LogError> {
-        self.inner.head()
-    }
-    fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
-        self.inner.read(from_seq, bytes_max)
-    }
-    fn append(
-        &self,
-        expected: &Head,
-        batch: &Batch,
-        changes: &Changes,
-    ) -> Result<Append, LogError> {
-        let began = Instant::now();
-        let appended = self.inner.append(expected, batch, changes);
-        self.appends.lock().unwrap_or_else(PoisonError::into_inner).push(began.elapsed());
-        appended
-    }
-    fn send(&self, stream: Stream, records: &[Vec<u8>]) -> Result<Range<u64>, LogError> {
-        self.inner.send(stream, records)
-    }
-    fn take(&self, stream: Stream, from: u64, bytes_max: usize) -> Result<Records, LogError> {
-        self.inner.take(stream, from, bytes_max)
-    }
-    fn quarantine(&self, record: &[u8], reason: &str) -> Result<Hash, LogError> {
-        self.inner.quarantine(record, reason)
-    }
-    fn forget(&self, stream: Stream, before: u64) -> Result<(), LogError> {
-        self.inner.forget(stream, before)
-    }
-}
-
-impl Store for Timed {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
-        self.inner.get(key)
-    }
-    fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), LogError> {
-        self.inner.scan(prefix, each)
-    }
-    fn position(&self) -> Result<u64, LogError> {
-        self.inner.position()
-    }
-    fn commit(&self, next_seq: u64, changes: &Changes) -> Result<(), LogError> {
-        self.inner.commit(next_seq, changes)
-    }
+/// One word lies under this lock, whole at any time.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
