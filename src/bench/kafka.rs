@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use schemas::avro;
 use schemas::event::Series;
-use schemas::{Batch, Stream};
+use schemas::{Batch, Positions, Stream};
 use serde_json::json;
 use state::Log;
 use state::embedded::EmbeddedLog;
+use state::kafka::watch::Onlooker;
 use state::kafka::{Cluster, KafkaLog};
 use topologies::detection;
 
@@ -108,7 +109,7 @@ impl Lane {
         let identity = identity();
         let log = KafkaLog::open(cluster, dir, &identity.deployment, partition, Arc::new(|| {}))?;
         let (log, appending) = (Arc::new(log), Arc::new(Mutex::default()));
-        let end = log.end_of(Stream::Telemetry)?;
+        let end = Onlooker::of(cluster)?.lag(partition, Positions::default())?.telemetry;
         let office = Office {
             log: log.clone(),
             store: log.clone(),

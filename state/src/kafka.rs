@@ -151,14 +151,6 @@ impl KafkaLog {
         self.tail.known().n_skipped
     }
 
-    /// Position after the last record of `stream` on the broker.
-    ///
-    /// # Errors
-    /// [`LogError::Cluster`].
-    pub fn end_of(&self, stream: Stream) -> Result<u64, LogError> {
-        self.history.end(stream)
-    }
-
     /// Office is over: the streams are let go.
     pub fn release(&self) {
         // What cannot be written now is written with the next batch, or folded again.

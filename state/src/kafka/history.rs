@@ -70,13 +70,6 @@ impl History {
         Ok(records)
     }
 
-    /// Position after the last record of `stream`.
-    pub(crate) fn end(&self, stream: Stream) -> Result<u64, LogError> {
-        let reader = self.start(stream)?;
-        let topic = self.cluster.stream(stream);
-        Ok(self.cluster.watermarks(&reader.consumer, &topic, self.partition)?.1)
-    }
-
     fn start(&self, stream: Stream) -> Result<Open, LogError> {
         let made = self.cluster.reader(Isolation::Committed).create();
         let consumer = made.map_err(|error| self.cluster.failed("start a client", error))?;
