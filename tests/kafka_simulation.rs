@@ -25,6 +25,8 @@ mod log;
 mod node;
 #[path = "kafka_simulation/process.rs"]
 mod process;
+#[path = "simulation/seed.rs"]
+mod seed;
 #[path = "kafka_simulation/topic.rs"]
 mod topic;
 #[path = "kafka_simulation/world.rs"]

@@ -11,6 +11,8 @@ mod broken;
 #[path = "simulation/check.rs"]
 mod check;
 #[allow(dead_code, reason = "each test binary plays with its own part of the world")]
+#[path = "simulation/seed.rs"]
+mod seed;
 #[path = "simulation/world.rs"]
 mod world;
 

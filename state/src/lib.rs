@@ -19,19 +19,16 @@
 
 mod cache;
 pub mod checkpoint;
-pub mod embedded;
 mod error;
 pub mod head_record;
-pub mod kafka;
 mod keyed;
 pub mod log;
-pub mod memory;
 mod records;
 mod store;
 
 pub use error::{Damage, LogError};
 pub use head_record::{HeadError, HeadRecord};
 pub use keyed::{State, Wake};
-pub use log::{Append, Log};
+pub use log::{Append, Log, embedded, kafka, memory};
 pub use records::Records;
 pub use store::{Changes, Store};

@@ -1,4 +1,9 @@
-//! One partition's streams and its chain, as the owner sees them. The contract of every log.
+//! One partition's streams and its chain, as the owner sees them. The contract of every log,
+//! and below this file each of them.
+
+pub mod embedded;
+pub mod kafka;
+pub mod memory;
 
 use std::ops::Range;
 

@@ -13,7 +13,8 @@ use state::{Log, LogError, State};
 use crate::broken::Break;
 use crate::log::Sim;
 use crate::node::Role;
-use crate::world::{N_NODES, Seed};
+use crate::seed::Seed;
+use crate::world::N_NODES;
 
 impl Sim {
     /// One turn of a process, unless it is in the middle of another.

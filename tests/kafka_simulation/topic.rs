@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use schemas::{Batch, Hash};
 
-use crate::world::Seed;
+use crate::seed::Seed;
 
 /// A batch as it is read, with its hash.
 pub(crate) struct Record {

@@ -23,32 +23,12 @@ use topologies::profile::Profile;
 use topologies::rules::Rules;
 use topologies::testing::series;
 
+use crate::seed::Seed;
+
 pub(crate) const HOST: &str = "h1";
 pub(crate) const OPERATOR: &str = "operator";
 pub(crate) const SERVICE: &str = "api";
 const START: Ns = Ns(1_772_445_600_000_000_000);
-
-/// SplitMix64: small, seeded, the same everywhere.
-#[derive(Clone)]
-pub(crate) struct Seed(pub u64);
-
-impl Seed {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    pub(crate) fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// What a crash leaves behind (protocol.md §2, the table).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
