@@ -43,6 +43,9 @@ pub struct Global {
     /// What the names of this system's topics begin with
     #[arg(long, global = true, default_value = "healwright.", value_name = "PREFIX")]
     pub topic_prefix: String,
+    /// The partition that is looked at, where a system on a cluster has several
+    #[arg(long, global = true, value_name = "N")]
+    pub partition: Option<u32>,
     /// Configuration file; commands other than `up` take from it how a cluster is spoken to
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -166,6 +169,9 @@ pub struct Up {
     /// Schema registry of the typed topics, http://HOST:PORT; with `--log kafka://…` alone
     #[arg(long, value_name = "URL")]
     pub schema_registry: Option<String>,
+    /// Partitions of the system that this founds; of one that is there, how many it must have
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub partitions: Option<u32>,
     /// Do not start the local runner
     #[arg(long)]
     pub no_runner: bool,

@@ -131,7 +131,13 @@ impl Config {
             }
             table.insert(key.clone(), value.clone());
         }
-        table.try_into().context("reading `numbers`")
+        let merged: Profile = table.try_into().context("reading `numbers`")?;
+        // TOML has no word for nothing: what is left out would be read as `production` has it.
+        let hours = match self.numbers.contains_key("window_hours") {
+            true => merged.window_hours,
+            false => base.window_hours,
+        };
+        Ok(Profile { window_hours: hours, ..merged })
     }
 
     /// The profile that the file names, as it ships.
@@ -391,10 +397,15 @@ mod tests {
     }
 
     #[test]
-    fn every_profile_is_accepted_as_it_ships() {
-        for name in ["local", "production"] {
-            Config::parse("hw.toml", &format!("profile = {name:?}\n")).unwrap();
+    fn every_profile_is_in_force_as_it_ships() {
+        for (name, shipped) in [("local", Profile::local()), ("production", Profile::production())]
+        {
+            let config = Config::parse("hw.toml", &format!("profile = {name:?}\n")).unwrap();
+            assert_eq!(config.profile().unwrap(), shipped);
         }
+        let text = "profile = \"local\"\n[numbers]\nwindow_hours = [8, 20]\n";
+        let own = Config::parse("hw.toml", text).unwrap().profile().unwrap();
+        assert_eq!(own, Profile { window_hours: Some((8, 20)), ..Profile::local() });
     }
 
     #[test]

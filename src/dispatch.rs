@@ -8,17 +8,20 @@
 mod conversation;
 mod freeze;
 mod proofs;
+pub mod relay;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use tokio::net::UnixListener;
+use runner::wire::Reader;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 pub use freeze::command;
+pub use relay::Link;
 
-use crate::engine::Handle;
+use crate::node::parts::Part;
 use crate::node::{Activator, Layout};
 
 /// The newest mode epoch that each runner has confirmed.
@@ -52,38 +55,62 @@ impl Confirmations {
     }
 }
 
-/// Serves runners on the data directory's socket.
+/// Serves the runners of one partition on its socket.
 ///
 /// # Errors
 /// The socket cannot be bound.
 pub fn listen(
     layout: &Layout,
-    engine: Handle,
+    part: &Part,
     activator: Activator,
+    link: Option<Link>,
     deployment: &str,
-) -> anyhow::Result<Confirmations> {
-    let path = layout.socket();
+) -> anyhow::Result<()> {
+    let path = layout.partition(part.number).socket();
+    let folder = path.parent().unwrap_or(&layout.0);
+    std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     let bound = runner::wire::socket::bind(&path)
         .and_then(|it| it.set_nonblocking(true).map(|()| it))
         .with_context(|| format!("binding {}", path.display()))?;
     let listener =
         UnixListener::from_std(bound).with_context(|| format!("serving {}", path.display()))?;
-    let confirmations = Confirmations::default();
-    let (confirmed, deployment) = (confirmations.clone(), deployment.to_owned());
+    let (part, deployment) = (part.clone(), deployment.to_owned());
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let office = conversation::Office {
-                engine: engine.clone(),
-                activator: activator.clone(),
-                deployment: deployment.clone(),
-                confirmations: confirmed.clone(),
-            };
+            let (part, activator) = (part.clone(), activator.clone());
+            let (link, deployment) = (link.clone(), deployment.clone());
             tokio::spawn(async move {
-                if let Err(error) = conversation::hold(stream, office).await {
+                let served = serve(stream, part, &activator, link.as_ref(), deployment);
+                if let Err(error) = served.await {
                     tracing::debug!(error = format!("{error:#}"), "a runner's conversation ended");
                 }
             });
         }
     });
-    Ok(confirmations)
+    Ok(())
+}
+
+/// A runner of this machine: it is registered under the operator's signature, and speaks with
+/// the owner, which may be another node.
+async fn serve(
+    stream: UnixStream,
+    part: Part,
+    activator: &Activator,
+    link: Option<&Link>,
+    deployment: String,
+) -> anyhow::Result<()> {
+    let (from, to) = tokio::io::split(stream);
+    let called = conversation::hear(Reader::new(from), to).await?;
+    conversation::is_registered(&called.host, &part).await?;
+    let name = format!("runner/{}", called.host.host);
+    activator.activate_in(&part.engine, &name, &called.host).await?;
+    let here = part.engine.seat().borrow().here;
+    match link.filter(|_| !here) {
+        Some(link) => relay::carry(called, &part, link).await.inspect_err(|error| {
+            metrics::counter!("healwright_relays_failed_total").increment(1);
+            let error = format!("{error:#}");
+            tracing::warn!(error, "this machine's runner cannot be taken to the node in office");
+        }),
+        None => conversation::hold(called, conversation::Office { part, deployment }).await,
+    }
 }

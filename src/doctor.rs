@@ -118,8 +118,10 @@ fn clock() -> Finding {
 
 fn head_record(session: &Session) -> Finding {
     let deployment = std::fs::read_to_string(session.layout().deployment()).unwrap_or_default();
-    let path = crate::node::head_record_of(session.data(), deployment.trim())
-        .unwrap_or_else(|_| crate::node::head_record_default(deployment.trim()));
+    let path =
+        crate::node::head_record_of(session.data(), deployment.trim()).unwrap_or_else(|_| {
+            crate::node::head_record_default(deployment.trim(), crate::node::PARTITION)
+        });
     let outside = !path.starts_with(session.data());
     let what = match deployment.trim() {
         "" => format!("is made on first start in {}", path.with_file_name("").display()),

@@ -45,13 +45,15 @@ pub enum EngineError {
     /// A fold panicked.
     #[error(
         "processor {processor} panicked at {place} ({message}); nothing of that input was kept; \
-         `healwright repair skip {stream}/{position}` passes over it"
+         `healwright repair skip {stream}/{position} --partition {partition}` passes over it"
     )]
     Panicked {
         /// Processor that panicked.
         processor: String,
         /// Entry it was folding.
         place: String,
+        /// Its partition.
+        partition: u32,
         /// Stream of the input being folded.
         stream: String,
         /// Position of that input.

@@ -18,6 +18,7 @@ use state::kafka::Cluster;
 use state::kafka::fanout::{Fanout, Record};
 
 use crate::engine::Handle;
+use crate::node::parts::Part;
 use crate::registry::{self, Registered, Subject};
 
 /// Entries of one transaction come from about this much of the journal.
@@ -56,13 +57,8 @@ pub(crate) fn is_fanned_out(kind: Kind) -> bool {
 
 /// Publishes while this process is the owner, until the engine stops; answers how far it has
 /// come, which counts while it is.
-pub fn follow(
-    cluster: &Cluster,
-    engine: &Handle,
-    deployment: &str,
-    partition: u32,
-    values: Values,
-) -> Arc<AtomicU64> {
+pub fn follow(cluster: &Cluster, part: &Part, deployment: &str, values: Values) -> Arc<AtomicU64> {
+    let (engine, partition) = (&part.engine, part.number);
     let published = Arc::new(AtomicU64::new(0));
     let publisher = Publisher {
         cluster: cluster.clone(),

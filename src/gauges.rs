@@ -14,8 +14,8 @@ use state::kafka::watch::{Lag, Onlooker};
 use state::kafka::{Cluster, KafkaLog};
 use tokio::sync::watch;
 
-use crate::engine::{Handle, Moved, Seat};
-use crate::node::PARTITION;
+use crate::engine::{Moved, Seat};
+use crate::node::parts::Part;
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -31,6 +31,7 @@ pub struct Shared {
 
 /// Where the figures come from.
 struct Sources {
+    partition: u32,
     moved: watch::Receiver<Moved>,
     seat: watch::Receiver<Seat>,
     shared: Option<(Cluster, Weak<KafkaLog>, Arc<AtomicU64>)>,
@@ -40,8 +41,10 @@ struct Sources {
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn follow(engine: &Handle, shared: Option<Shared>) -> std::io::Result<()> {
+pub fn follow(part: &Part, shared: Option<Shared>) -> std::io::Result<()> {
+    let engine = &part.engine;
     let sources = Sources {
+        partition: part.number,
         moved: engine.follow(),
         seat: engine.seat(),
         shared: shared.map(|it| (it.cluster, Arc::downgrade(&it.log), it.published)),
@@ -60,37 +63,46 @@ pub fn follow(engine: &Handle, shared: Option<Shared>) -> std::io::Result<()> {
 }
 
 impl Sources {
+    fn label(&self) -> [(&'static str, String); 1] {
+        [("partition", self.partition.to_string())]
+    }
+
     fn set_standing(&self) {
         let seat = self.seat.borrow().clone();
         let (next_seq, stopped) = {
             let moved = self.moved.borrow();
             (moved.next_seq, moved.stopped.is_some())
         };
-        gauge!("healwright_in_office").set(f64::from(u8::from(seat.here)));
-        gauge!("healwright_epoch").set(seat.epoch as f64);
-        gauge!("healwright_entries").set(next_seq as f64);
-        gauge!("healwright_stopped").set(f64::from(u8::from(stopped)));
+        let of = self.label();
+        gauge!("healwright_in_office", &of).set(f64::from(u8::from(seat.here)));
+        gauge!("healwright_epoch", &of).set(seat.epoch as f64);
+        gauge!("healwright_entries", &of).set(next_seq as f64);
+        gauge!("healwright_stopped", &of).set(f64::from(u8::from(stopped)));
         if let Some((_, _, published)) = &self.shared {
             // Only who is in office publishes, and knows how far.
             let published = published.load(Ordering::Relaxed);
             let behind = if seat.here { next_seq.saturating_sub(published) } else { 0 };
-            gauge!("healwright_fanout_lag").set(behind as f64);
+            gauge!("healwright_fanout_lag", &of).set(behind as f64);
         }
     }
 
     fn set_lag(&self, onlooker: &mut Option<Onlooker>) -> Result<(), LogError> {
         let Some((cluster, log, _)) = &self.shared else { return Ok(()) };
         let Some(log) = log.upgrade() else { return Ok(()) };
-        counter!("healwright_unlinked_total").absolute(log.n_skipped());
+        let of = self.label();
+        counter!("healwright_unlinked_total", &of).absolute(log.n_skipped());
         let taken = log.followed()?.positions;
         drop(log);
         let looking = match onlooker.take() {
             Some(it) => it,
             None => Onlooker::of(cluster)?,
         };
-        let Lag { inbox, control, telemetry } = onlooker.insert(looking).lag(PARTITION, taken)?;
+        let Lag { inbox, control, telemetry } =
+            onlooker.insert(looking).lag(self.partition, taken)?;
         for (stream, n) in [("inbox", inbox), ("control", control), ("telemetry", telemetry)] {
-            gauge!("healwright_consumer_lag", "stream" => stream).set(n as f64);
+            let partition = self.partition.to_string();
+            gauge!("healwright_consumer_lag", "partition" => partition, "stream" => stream)
+                .set(n as f64);
         }
         Ok(())
     }

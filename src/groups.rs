@@ -8,13 +8,12 @@ use anyhow::Context as _;
 use schemas::Head;
 use schemas::event::OwnerElected;
 use serde_json::{Value, json};
-use state::kafka::KafkaReader;
 use state::kafka::fanout;
 use state::kafka::watch::{Group, Lag, Onlooker};
+use state::kafka::{Cluster, KafkaReader};
 
 use crate::cli::Form;
 use crate::fanout::is_fanned_out;
-use crate::node::PARTITION;
 use crate::out::Out;
 use crate::session::Session;
 
@@ -40,25 +39,33 @@ struct Partition {
 /// # Errors
 /// The log is not on a cluster, or the cluster does not answer.
 pub fn run(session: &Session, out: Out) -> anyhow::Result<bool> {
-    let (cluster, reader) = session.on_cluster()?;
+    let (cluster, readers) = session.on_cluster()?;
     let onlooker = Onlooker::of(cluster)?;
     let group = onlooker.group()?;
+    let partitions: Vec<Partition> = readers
+        .into_iter()
+        .map(|reader| look(cluster, &onlooker, reader))
+        .collect::<anyhow::Result<_>>()?;
+    match out.form {
+        Form::Json => out.json(&as_json(&group, &partitions)),
+        Form::Table => show(out, &group, &partitions),
+    }
+    Ok(true)
+}
+
+fn look(cluster: &Cluster, onlooker: &Onlooker, reader: &KafkaReader) -> anyhow::Result<Partition> {
     let head = reader.head();
-    let lag = onlooker.lag(PARTITION, head.positions)?;
-    let published = fanout::position(cluster, PARTITION)?;
-    let partition = Partition {
-        number: PARTITION,
+    let number = head.partition;
+    let lag = onlooker.lag(number, head.positions)?;
+    let published = fanout::position(cluster, number)?;
+    Ok(Partition {
+        number,
         elected: reader.elected(),
         lag,
         unpublished: unpublished(reader, published).context("counting what is not published")?,
         unlinked: reader.n_skipped(),
         head,
-    };
-    match out.form {
-        Form::Json => out.json(&as_json(&group, &[partition])),
-        Form::Table => show(out, &group, &[partition]),
-    }
-    Ok(true)
+    })
 }
 
 /// Events from `from` on that belong on a typed topic.

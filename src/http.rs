@@ -16,7 +16,8 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::engine::Handle;
+use crate::dispatch;
+use crate::node::parts::Parts;
 use crate::projection::Projection;
 
 /// Largest request body: a telemetry batch of spec 10 §4.6.
@@ -28,36 +29,32 @@ pub struct App(pub Arc<Inner>);
 
 /// The parts of [`App`].
 pub struct Inner {
-    /// The way into the journal.
-    pub engine: Handle,
+    /// The partitions, each with the way into its journal.
+    pub parts: Parts,
     /// What readers are shown.
     pub projection: Projection,
     /// Who may write.
     pub gate: gate::Gate,
+    /// What other nodes are believed by, where there are any.
+    pub link: Option<dispatch::Link>,
     /// Renders `/metrics`.
     pub metrics: PrometheusHandle,
-    /// Partition of the journal that this node owns.
-    pub partition: u32,
     /// What bounds the readers of the page.
     pub bounds: page::Bounds,
-    /// Confirmations of mode epochs by runners, for the freeze acknowledgement.
-    pub confirmations: crate::dispatch::Confirmations,
 }
 
 /// All routes.
 pub fn router(app: App) -> Router {
-    let owners = Router::new()
-        .route("/api/v1/config", post(api::config))
-        .route("/api/v1/skip", post(api::skip))
-        .route("/api/incidents/freeze", post(api::freeze))
-        .route("/api/incidents/unfreeze", post(api::unfreeze))
-        .layer(axum::middleware::from_fn_with_state(app.clone(), gate::owner));
     let writes = Router::new()
         .route("/api/v1/changes", post(api::change))
         .route("/api/v1/telemetry", post(api::telemetry))
         .route("/api/v1/releases", post(api::release))
         .route("/api/v1/approvals", post(api::approval))
-        .merge(owners)
+        .route("/api/v1/config", post(api::config))
+        .route("/api/v1/skip", post(api::skip))
+        .route(dispatch::relay::PATH, get(dispatch::relay::take))
+        .route("/api/incidents/freeze", post(api::freeze))
+        .route("/api/incidents/unfreeze", post(api::unfreeze))
         .layer(axum::middleware::from_fn_with_state(app.clone(), gate::writes));
     Router::new()
         .merge(writes)

@@ -8,6 +8,9 @@
 //! before that, and redirects what only the owner can answer. A schema registry is asked before
 //! there can be an election.
 
+mod activator;
+mod layout;
+pub mod parts;
 mod runner;
 mod shared;
 
@@ -15,35 +18,34 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use schemas::event::{ConfigActivated, ConfigKind};
-use schemas::signature::{KeyPair, signature_text};
-use schemas::{Actor, ActorKind};
 use serde::Serialize;
 use state::Log;
 use state::embedded::EmbeddedLog;
-use state::kafka::{Cluster, KafkaLog};
+use state::kafka::Cluster;
 use tokio::net::TcpListener;
-use topologies::config::{Service, Signers};
+use topologies::config::Service;
 use topologies::profile::Profile;
-use topologies::rules::Rules;
 
+pub use self::activator::Activator;
+pub(crate) use self::activator::activation;
+pub use self::layout::{Layout, head_record_default, head_record_of};
+use self::parts::{Part, Parts};
+use self::shared::Share;
 use crate::config::{Checkpoints, Escalation};
-use crate::engine::bookkeeping;
-use crate::engine::heads::{self, Heads};
+use crate::dispatch::{self, Confirmations, Link};
+use crate::engine::heads::Heads;
 use crate::engine::owner::{Chance, Office, Owner};
-use crate::engine::{Engine, Handle, Input};
+use crate::engine::{Engine, Handle};
 use crate::http::{App, Inner, gate::Gate, listen};
 use crate::keys::Identity;
 use crate::projection::Projection;
 use crate::registry::Registry;
-use crate::{dispatch, fanout, gauges, notify, observe};
+use crate::{fanout, gauges, notify, observe};
 
-/// The one partition of a node.
+/// The first partition, and the only one of an embedded log.
 pub const PARTITION: u32 = 0;
-/// Partitions of a system on a cluster.
-pub const PARTITIONS: u32 = 1;
 /// Name under which the operator's key is registered.
 pub const OPERATOR: &str = "operator";
 
@@ -79,6 +81,9 @@ pub struct NodeConfig {
     pub checkpoints: Option<Checkpoints>,
     /// Who is told when people must act.
     pub escalation: Escalation,
+    /// How many partitions a system on a cluster is founded with; where it exists already, how
+    /// many it must have.
+    pub partitions: Option<u32>,
     /// Where schemas of typed topics are registered.
     pub schema_registry: Option<Registry>,
     /// Whether to start the local runner.
@@ -89,162 +94,21 @@ pub struct NodeConfig {
 pub struct Node {
     /// Where it answers.
     pub address: SocketAddr,
-    /// The way into the journal.
-    pub engine: Handle,
+    /// The partitions, each with the way into its journal.
+    pub parts: Parts,
     /// What readers are shown.
     pub projection: Projection,
     /// Deployment id.
     pub deployment: String,
     activator: Option<Activator>,
-    runner: Option<tokio::process::Child>,
-    engine_thread: Engine,
-    shared_log: Option<Arc<KafkaLog>>,
+    runners: Vec<tokio::process::Child>,
+    started: Vec<Started>,
 }
 
-/// Activates configuration under the operator's signature.
-#[derive(Clone)]
-pub struct Activator {
-    engine: Handle,
-    operator: Arc<KeyPair>,
-}
-
-impl Activator {
-    async fn activate_all(&self, config: &NodeConfig) -> anyhow::Result<()> {
-        let keys = [(OPERATOR.to_owned(), self.operator.public())].into();
-        self.activate("signers", &Signers { keys }).await?;
-        self.activate("rules", &Rules::current()).await?;
-        self.activate("profile", &config.profile).await?;
-        for service in &config.services {
-            self.activate(&format!("service/{}", service.name), service).await?;
-        }
-        Ok(())
-    }
-
-    /// Journals a configuration, unless it is in force already.
-    ///
-    /// # Errors
-    /// The engine has stopped.
-    pub async fn activate<T: Serialize>(&self, name: &str, body: &T) -> anyhow::Result<()> {
-        let body = serde_json::to_string(body).context("writing a configuration as JSON")?;
-        let digest = ConfigActivated::digest_of(&body);
-        let asked = name.to_owned();
-        let active = self.engine.see(move |state| bookkeeping::active_config(state, &asked));
-        let active = active.await.context("the engine has stopped")?;
-        if active.as_ref().is_some_and(|it| it.digest == digest) {
-            return Ok(());
-        }
-        let version = active.map_or(1, |it| it.version + 1);
-        let config = activation(&self.operator, ConfigKind::Policy, name, version, body);
-        let sent = self.engine.submit(&config).await?;
-        let answer = sent.answer.await.context("the engine has stopped")?;
-        match answer.refused {
-            Some(reason) => bail!("{name} is not activated: {reason}"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// The activation of `body` as version `version` of `name`, under the operator's signature.
-pub(crate) fn activation(
-    operator: &KeyPair,
-    kind: ConfigKind,
-    name: &str,
-    version: u64,
-    body: String,
-) -> Input {
-    let mut config = ConfigActivated {
-        kind,
-        name: name.to_owned(),
-        version,
-        digest: ConfigActivated::digest_of(&body),
-        approved_by: OPERATOR.to_owned(),
-        audit_log_id: None,
-        body: Some(body),
-        signature: None,
-    };
-    let signature = operator.sign(schemas::event::CONFIG_DOMAIN, &config.statement());
-    config.signature = Some(signature_text(&signature));
-    let key_id = Some(operator.public().id());
-    let actor = Actor { id: OPERATOR.to_owned(), kind: ActorKind::Human, key_id };
-    Input::new(actor, name, config)
-}
-
-/// The data directory's parts.
-#[derive(Clone, Debug)]
-pub struct Layout(pub PathBuf);
-
-impl Layout {
-    /// The log and the state.
-    pub fn journal(&self) -> PathBuf {
-        self.0.join("journal")
-    }
-    /// The runner's own directory.
-    pub fn runner(&self) -> PathBuf {
-        self.0.join("runner")
-    }
-    /// The socket that runners call in on.
-    pub fn socket(&self) -> PathBuf {
-        self.0.join("run").join("control.sock")
-    }
-    /// Where a running node says its address and pid.
-    pub fn running(&self) -> PathBuf {
-        self.0.join("run").join("node.json")
-    }
-    /// The latest signed head.
-    pub fn checkpoint(&self) -> PathBuf {
-        self.0.join("checkpoint")
-    }
-    /// The newest head that a witness cosigned.
-    pub fn witnessed(&self) -> PathBuf {
-        self.0.join(heads::WITNESSED)
-    }
-    /// Where the head record lies, as the last start was told.
-    pub fn head_record(&self) -> PathBuf {
-        self.0.join("head_record")
-    }
-    /// The deployment's id.
-    pub fn deployment(&self) -> PathBuf {
-        self.0.join("deployment")
-    }
-}
-
-/// Where the head record lies unless the configuration says otherwise: outside the data
-/// directory, so that restoring a backup of it does not restore the record too.
-pub fn head_record_default(deployment: &str) -> PathBuf {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let state =
-        std::env::var_os("XDG_STATE_HOME").map_or_else(|| home.join(".local/state"), PathBuf::from);
-    state.join("healwright").join("heads").join(format!("{deployment}-{PARTITION}"))
-}
-
-/// Where the head record of the deployment in `data` lies: where the last start that was told a
-/// place looked for it, and by default otherwise.
-///
-/// # Errors
-/// The note of that place cannot be read.
-pub fn head_record_of(data: &Path, deployment: &str) -> anyhow::Result<PathBuf> {
-    let told = Layout(data.to_owned()).head_record();
-    match std::fs::read_to_string(&told) {
-        Ok(path) => Ok(PathBuf::from(path.trim_end_matches('\n'))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(head_record_default(deployment))
-        }
-        Err(error) => Err(error).with_context(|| format!("reading {}", told.display())),
-    }
-}
-
-/// Keeps for `repair head` and `doctor` where a configured head record lies.
-fn remember_head_record(layout: &Layout, configured: Option<&Path>) -> anyhow::Result<()> {
-    let told = layout.head_record();
-    let done = match configured {
-        Some(path) => std::path::absolute(path)
-            .and_then(|path| std::fs::write(&told, format!("{}\n", path.display()))),
-        None => match std::fs::remove_file(&told) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
-        },
-    };
-    done.with_context(|| format!("writing {}", told.display()))
+/// One partition's engine, with its log where that is shared.
+struct Started {
+    engine: Engine,
+    shared: Option<Share>,
 }
 
 /// Chance from the operating system.
@@ -269,8 +133,9 @@ pub fn open(
     let layout = Layout(config.data.clone());
     std::fs::write(layout.deployment(), format!("{deployment}\n"))
         .with_context(|| format!("writing {}", layout.deployment().display()))?;
-    remember_head_record(&layout, config.head_record.as_deref())?;
-    let record = config.head_record.clone().unwrap_or_else(|| head_record_default(deployment));
+    layout::remember_head_record(&layout, config.head_record.as_deref())?;
+    let record =
+        config.head_record.clone().unwrap_or_else(|| head_record_default(deployment, PARTITION));
     let owner = take_office(&layout, log.clone(), identity, endpoint, &record)?;
     Ok((owner, log))
 }
@@ -299,6 +164,11 @@ pub(crate) fn take_office(
 }
 
 impl Node {
+    /// The way into the first partition's journal.
+    pub fn engine(&self) -> &Handle {
+        &self.parts.first().engine
+    }
+
     /// Starts everything; returns when the node is ready.
     ///
     /// # Errors
@@ -312,36 +182,44 @@ impl Node {
             .await
             .with_context(|| format!("listening on {}", config.listen))?;
         let address = listener.local_addr().context("asking for the address")?;
-        let (identity, operator) = shared::identities(&config).await?;
+        let joined = shared::identities(&config).await?;
+        let (identity, operator) = (joined.identity, joined.operator);
         let deployment = identity.deployment.clone();
         let values = shared::agree(&config).await?;
-        let started = start_engine(&config, identity, &endpoint(address)).await?;
-        let (engine, shared_log) = started;
-        let handle = engine.handle();
-        let projection = Projection::follow(handle.clone());
-        notify::follow(&handle, config.escalation.clone());
-        measure(&config, &handle, &deployment, shared_log.as_ref(), values)?;
-        let activator =
-            operator.map(|key| Activator { engine: handle.clone(), operator: Arc::new(key) });
-        activate(activator.clone(), &config).await?;
-        let confirmations = match &activator {
-            Some(activator) => {
-                dispatch::listen(&layout, handle.clone(), activator.clone(), &deployment)?
-            }
-            None => dispatch::Confirmations::default(),
+        let identity = Arc::new(identity);
+        let endpoint = endpoint(address);
+        let started = start_engines(&config, &identity, joined.n_partitions, &endpoint).await?;
+        let shares = started.iter().any(|it| it.shared.is_some());
+        let link = shares.then(|| Link { identity, token: config.token.clone() });
+        let activates = operator.is_some();
+        let part = |(number, it): (u32, &Started)| {
+            let engine = it.engine.handle();
+            Part { number, engine, confirmations: Confirmations::default() }
         };
+        let parts = Parts::new((0..).zip(&started).map(part).collect());
+        if let Some(share) = started.first().and_then(|it| it.shared.as_ref()) {
+            shared::leave_when_stopped(&parts, share.membership.clone());
+        }
+        let projection = Projection::follow(&parts);
+        measure(&config, &parts, &deployment, &started, &values)?;
+        let activator = operator.map(|key| Activator::new(parts.clone(), key));
+        activate(activator.clone(), &config).await?;
+        if let Some(activator) = &activator {
+            for part in parts.all() {
+                dispatch::listen(&layout, part, activator.clone(), link.clone(), &deployment)?;
+            }
+        }
         let app = App(Arc::new(Inner {
-            engine: handle.clone(),
+            parts: parts.clone(),
             projection: projection.clone(),
             gate: Gate {
                 listen: address,
                 token: config.token.clone(),
-                hosts: config.hosts.clone(),
+                hosts: own_names(&config.hosts, &endpoint),
             },
+            link,
             metrics,
-            partition: PARTITION,
             bounds: crate::http::page::Bounds::default(),
-            confirmations,
         }));
         let bounded = listen::Bounded::new(listener, listen::PATIENCE);
         tokio::spawn(async move {
@@ -349,19 +227,12 @@ impl Node {
                 tracing::error!(%error, "the HTTP listener stopped");
             }
         });
-        let mut node = Node {
-            address,
-            engine: handle,
-            projection,
-            deployment,
-            activator,
-            runner: None,
-            engine_thread: engine,
-            shared_log,
+        let runners = if config.runner && activates {
+            runner::start_all(&layout, &parts, &config.services, &deployment)?
+        } else {
+            Vec::new()
         };
-        if config.runner && node.activator.is_some() {
-            node.runner = Some(runner::start(&layout, &node.deployment)?);
-        }
+        let node = Node { address, parts, projection, deployment, activator, runners, started };
         let registry = config.schema_registry.as_ref().map(Registry::url);
         let running = serde_json::json!({
             "pid": std::process::id(), "http": address.to_string(), "schema_registry": registry,
@@ -381,25 +252,17 @@ impl Node {
         activator.activate(name, body).await
     }
 
-    /// Stops the runner and waits for it; services and proxy go on.
+    /// Stops the runners and waits for them; services and proxies go on.
     pub async fn stop(mut self) {
-        if let Some(mut runner) = self.runner.take() {
-            if let Some(pid) = runner.id().and_then(|id| i32::try_from(id).ok())
-                && let Some(pid) = rustix::process::Pid::from_raw(pid)
-            {
-                // It may have ended by itself; then there is nothing to stop.
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            }
-            let grace = std::time::Duration::from_secs(3);
-            if tokio::time::timeout(grace, runner.wait()).await.is_err() {
-                let _ = runner.kill().await;
+        runner::stop_all(&mut self.runners).await;
+        for it in &self.started {
+            it.engine.stop();
+            if let Some(share) = &it.shared {
+                // An append that waits for a broker would keep the process.
+                share.log.close();
             }
         }
-        if let Some(log) = &self.shared_log {
-            // An append that waits for a broker would keep the process.
-            log.close();
-        }
-        drop(self.engine_thread);
+        drop(self.started);
     }
 }
 
@@ -411,20 +274,26 @@ fn endpoint(address: SocketAddr) -> String {
     address.to_string()
 }
 
-/// The engine of this node, and its log where that is shared.
-async fn start_engine(
+/// Names under which this node is addressed: the configured ones, and the one that it tells others.
+fn own_names(configured: &[String], endpoint: &str) -> Vec<String> {
+    let own = endpoint.rsplit_once(':').map_or(endpoint, |(name, _)| name);
+    configured.iter().cloned().chain([own.to_owned()]).collect()
+}
+
+/// The engines of this node, in the order of their partitions.
+async fn start_engines(
     config: &NodeConfig,
-    identity: Identity,
+    identity: &Arc<Identity>,
+    n_partitions: u32,
     endpoint: &str,
-) -> anyhow::Result<(Engine, Option<Arc<KafkaLog>>)> {
+) -> anyhow::Result<Vec<Started>> {
     match &config.log {
         LogChoice::Embedded => {
-            let (owner, log) = open(config, &identity, endpoint)?;
-            Ok((Engine::start(owner, log)?, None))
+            let (owner, log) = open(config, identity, endpoint)?;
+            Ok(vec![Started { engine: Engine::start(owner, log)?, shared: None }])
         }
         LogChoice::Kafka(cluster) => {
-            let (engine, log) = shared::share(config, cluster, identity, endpoint).await?;
-            Ok((engine, Some(log)))
+            shared::share(config, cluster, identity, n_partitions, endpoint).await
         }
     }
 }
@@ -459,22 +328,26 @@ async fn activate(activator: Option<Activator>, config: &NodeConfig) -> anyhow::
     }
 }
 
-/// Publishes what is journaled, and keeps what `/metrics` shows.
+/// Tells people, publishes what is journaled, and keeps what `/metrics` shows.
 fn measure(
     config: &NodeConfig,
-    handle: &Handle,
+    parts: &Parts,
     deployment: &str,
-    shared_log: Option<&Arc<KafkaLog>>,
-    values: fanout::Values,
+    started: &[Started],
+    values: &fanout::Values,
 ) -> anyhow::Result<()> {
-    let shared = match (&config.log, shared_log) {
-        (LogChoice::Kafka(cluster), Some(log)) => Some(gauges::Shared {
-            cluster: cluster.clone(),
-            log: log.clone(),
-            published: fanout::follow(cluster, handle, deployment, PARTITION, values),
-        }),
-        (LogChoice::Embedded | LogChoice::Kafka(_), _) => None,
-    };
-    observe::follow(handle);
-    gauges::follow(handle, shared).context("starting a thread for the gauges")
+    observe::follow(parts);
+    for (part, it) in parts.all().iter().zip(started) {
+        notify::follow(&part.engine, config.escalation.clone());
+        let shared = match (&config.log, &it.shared) {
+            (LogChoice::Kafka(cluster), Some(share)) => Some(gauges::Shared {
+                cluster: cluster.clone(),
+                log: share.log.clone(),
+                published: fanout::follow(cluster, part, deployment, values.clone()),
+            }),
+            (LogChoice::Embedded | LogChoice::Kafka(_), _) => None,
+        };
+        gauges::follow(part, shared).context("starting a thread for the gauges")?;
+    }
+    Ok(())
 }

@@ -3,21 +3,28 @@
 
 mod spans;
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use metrics::{counter, gauge, histogram};
 use schemas::Event;
 use schemas::event::{L3Outcome, Outcome};
 
 use crate::engine::Handle;
 use crate::follow::Follower;
+use crate::node::parts::Parts;
 
 pub use spans::{SPANS, Spans};
 
 /// Counts the whole journal, so that a restart loses no count; spans are told from now on.
-pub fn follow(engine: &Handle) {
+pub fn follow(parts: &Parts) {
+    let votes = Arc::new(Mutex::new(Votes::default()));
+    parts.all().iter().for_each(|part| follow_one(&part.engine, votes.clone()));
+}
+
+fn follow_one(engine: &Handle, votes: Arc<Mutex<Votes>>) {
     let mut follower = Follower::from_zero(engine);
     let told_from = engine.follow().borrow().next_seq;
     tokio::spawn(async move {
-        let mut votes = Votes::default();
         let mut spans = Spans::default();
         while let Some(batches) = follower.next().await {
             for batch in &batches {
@@ -26,7 +33,8 @@ pub fn follow(engine: &Handle) {
                     if told_from <= entry.envelope.seq {
                         spans.tell(&entry.envelope, &event);
                     }
-                    count(&event, &mut votes);
+                    let mut votes = votes.lock().unwrap_or_else(PoisonError::into_inner);
+                    count(entry.envelope.partition, &event, &mut votes);
                 }
                 spans.rest();
             }
@@ -42,7 +50,7 @@ struct Votes {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "of all events only these are counted")]
-fn count(event: &Event, votes: &mut Votes) {
+fn count(partition: u32, event: &Event, votes: &mut Votes) {
     match event {
         Event::SloAnomalyDetected(it) => counter!(
             "avn_anomalies_total",
@@ -72,7 +80,9 @@ fn count(event: &Event, votes: &mut Votes) {
             }
         }
         Event::KpiTrustUpdate(it) => {
-            gauge!("trust_score", "component" => it.component.clone()).set(it.after);
+            let partition = partition.to_string();
+            gauge!("trust_score", "partition" => partition, "component" => it.component.clone())
+                .set(it.after);
         }
         _ => {}
     }

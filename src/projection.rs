@@ -5,83 +5,107 @@
 //! background. A reader on another process builds its own from a read-only view of the log.
 
 mod model;
+mod parts;
 pub mod sli;
 mod standing;
 mod view;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use schemas::{Batch, Entry, Event, Ns};
+use schemas::{Batch, Entry, Event, Head, Ns};
 use serde_json::Value;
 use state::LogError;
 use tokio::sync::watch;
 
-pub use model::{
-    BarredView, ConfigView, IncidentView, Line, Model, ProposalView, RolloutView, ServiceView,
-    TrustView,
+pub use model::Model;
+pub use parts::{
+    BarredView, ConfigView, IncidentView, Line, ModeView, PartitionView, ProposalView, RolloutView,
+    ServiceView, TrustView,
 };
 pub use standing::Standing;
 
 use crate::engine::Handle;
 use crate::journal::Journal;
+use crate::node::parts::Parts;
 
 /// Entries are read in runs of about this size.
 const READ_BYTES: usize = 4 * 1024 * 1024;
 
-/// A shared, growing model.
+/// A shared, growing model of all partitions.
 #[derive(Clone)]
 pub struct Projection {
     model: Arc<RwLock<Model>>,
-    /// Held while reading, so that batches are folded once and in order.
-    recent: Arc<Mutex<sli::Recent>>,
     changed: watch::Sender<u64>,
 }
 
 impl Projection {
-    /// A model that follows a running engine on a thread of its own.
-    pub fn follow(engine: Handle) -> Self {
+    /// A model that follows running engines, each on a thread of its own.
+    pub fn follow(parts: &Parts) -> Self {
         let projection = Projection::empty();
-        let following = projection.clone();
-        tokio::spawn(async move {
-            let mut moved = engine.follow();
-            let log = engine.log();
-            loop {
-                let next = moved.borrow_and_update().next_seq;
-                let (reader, log) = (following.clone(), log.clone());
-                let read = tokio::task::spawn_blocking(move || reader.read(&*log, next));
-                if let Ok(Err(error)) = read.await {
-                    tracing::error!(%error, "the projection cannot read the journal");
-                    return;
-                }
-                following.changed.send_replace(next);
-                if moved.changed().await.is_err() {
-                    return;
-                }
-            }
-        });
+        // A partition that is not read yet has a mode too, and it is unknown.
+        for part in parts.all() {
+            projection.writing().partitions.entry(part.number).or_default();
+        }
+        for part in parts.all() {
+            tokio::spawn(projection.clone().keep_up(part.number, part.engine.clone()));
+        }
         projection
     }
 
-    /// A model of everything that `log` holds now.
+    async fn keep_up(self, partition: u32, engine: Handle) {
+        let mut moved = engine.follow();
+        let log = engine.log();
+        // Held while reading, so that batches are folded once and in order.
+        let recent = Arc::new(Mutex::new(sli::Recent::default()));
+        loop {
+            let next = moved.borrow_and_update().next_seq;
+            let (reader, log, recent) = (self.clone(), log.clone(), recent.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
+                reader.read(&*log, partition, next, &mut recent)
+            });
+            if let Ok(Err(error)) = read.await {
+                tracing::error!(%error, "the projection cannot read the journal");
+                return;
+            }
+            let n_entries = self.model().n_entries();
+            self.changed.send_replace(n_entries);
+            if moved.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// A model of everything that `logs` hold now, each the journal of another partition.
     ///
     /// # Errors
-    /// The log cannot be read.
-    pub fn of<J: Journal + ?Sized>(log: &J) -> Result<Self, LogError> {
+    /// A log cannot be read.
+    pub fn of<'a, J: Journal + ?Sized + 'a>(
+        logs: impl IntoIterator<Item = &'a J>,
+    ) -> Result<Self, LogError> {
         let projection = Projection::empty();
-        projection.read(log, log.head()?.next_seq)?;
+        for log in logs {
+            let Head { partition, next_seq, .. } = log.head()?;
+            projection.read(log, partition, next_seq, &mut sli::Recent::default())?;
+        }
         Ok(projection)
     }
 
     fn empty() -> Self {
-        Projection { model: Arc::default(), recent: Arc::default(), changed: watch::Sender::new(0) }
+        Projection { model: Arc::default(), changed: watch::Sender::new(0) }
     }
 
-    fn read<J: Journal + ?Sized>(&self, log: &J, next: u64) -> Result<(), LogError> {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut seq = self.model().next_seq;
+    fn read<J: Journal + ?Sized>(
+        &self,
+        log: &J,
+        partition: u32,
+        next: u64,
+        recent: &mut sli::Recent,
+    ) -> Result<(), LogError> {
+        let mut seq = self.writing().partitions.entry(partition).or_default().next_seq;
         while seq < next {
             for batch in log.read(seq, READ_BYTES)? {
-                fold(&mut self.writing(), &batch, &mut recent);
+                fold(&mut self.writing(), &batch, recent);
                 seq = batch.next_seq();
             }
         }
@@ -146,13 +170,15 @@ impl Projection {
 }
 
 fn fold(model: &mut Model, batch: &Batch, recent: &mut sli::Recent) {
-    for entry in &batch.entries {
-        if model.next_seq <= entry.envelope.seq {
-            step(model, entry, recent);
-        }
+    let partition = batch.header.partition;
+    let next_seq = model.partitions.get(&partition).map_or(0, |it| it.next_seq);
+    for entry in batch.entries.iter().filter(|it| next_seq <= it.envelope.seq) {
+        step(model, entry, recent);
     }
-    model.settle(None);
-    model.epoch = batch.header.epoch;
+    model.settle(partition, None);
+    let view = model.partitions.entry(partition).or_default();
+    view.next_seq = batch.next_seq().max(view.next_seq);
+    view.epoch = batch.header.epoch;
 }
 
 fn step(model: &mut Model, entry: &Entry, recent: &mut sli::Recent) {
@@ -163,5 +189,4 @@ fn step(model: &mut Model, entry: &Entry, recent: &mut sli::Recent) {
         }
         model.fold(&entry.envelope, &event);
     }
-    model.next_seq = entry.envelope.seq + 1;
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use state::LogError;
 use state::embedded::Reader;
 use state::kafka::{Cluster, KafkaReader};
 
@@ -15,7 +16,8 @@ use crate::config::Config;
 use crate::join::{List, is_local};
 use crate::journal::Journal;
 use crate::keys::KeyDir;
-use crate::node::{Layout, LogChoice, PARTITION};
+use crate::node::parts::partition_of;
+use crate::node::{Layout, LogChoice};
 use crate::projection::Projection;
 
 /// Nodes that are asked before a command gives up finding the one in office.
@@ -27,7 +29,9 @@ pub struct Session {
     data: PathBuf,
     config: Config,
     log: LogChoice,
-    reader: OnceCell<Source>,
+    /// The only partition that is asked for, where one is.
+    partition: Option<u32>,
+    sources: OnceCell<Vec<Source>>,
 }
 
 enum Source {
@@ -56,8 +60,8 @@ pub struct Running {
     pub schema_registry: Option<String>,
 }
 
-/// The chain as the cluster holds it, under the deployment that was founded there.
-fn on_cluster(cluster: &Cluster) -> anyhow::Result<KafkaReader> {
+/// The chains as the cluster holds them, under the deployment that was founded there.
+fn on_cluster(cluster: &Cluster, only: Option<u32>) -> anyhow::Result<Vec<Source>> {
     let mut list = List::of_founded(cluster)?;
     let Some((deployment, _)) = list.read()?.founded.clone() else {
         bail!(
@@ -65,8 +69,17 @@ fn on_cluster(cluster: &Cluster) -> anyhow::Result<KafkaReader> {
              --topic-prefix …` founds one"
         );
     };
-    KafkaReader::open(cluster, &deployment, PARTITION)
-        .with_context(|| format!("reading the journal of {cluster:?}"))
+    let n_partitions = cluster.n_partitions()?;
+    if let Some(asked) = only.filter(|it| n_partitions <= *it) {
+        bail!("there is no partition {asked}; this system has {n_partitions}, from 0 on");
+    }
+    let numbers = only.map_or(0..n_partitions, |it| it..it + 1);
+    let open = |number| {
+        let opened = KafkaReader::open(cluster, &deployment, number);
+        opened.map(|it| Source::Cluster(Box::new(it)))
+    };
+    let opened: Result<Vec<Source>, LogError> = numbers.map(open).collect();
+    opened.with_context(|| format!("reading the journal of {cluster:?}"))
 }
 
 /// The data directory when none is named.
@@ -96,7 +109,11 @@ impl Session {
             let settings = config.kafka.settings(is_local(&cluster))?;
             LogChoice::Kafka(cluster.secured(settings))
         };
-        Ok(Session { data, config, log, reader: OnceCell::new() })
+        let partition = options.partition;
+        if let (LogChoice::Embedded, Some(1..)) = (&log, partition) {
+            bail!("an embedded log has one partition, 0; take `--partition` out");
+        }
+        Ok(Session { data, config, log, partition, sources: OnceCell::new() })
     }
 
     /// The configuration file, or what stands for it when none is named.
@@ -107,6 +124,27 @@ impl Session {
     /// Where the log lies.
     pub fn choice(&self) -> &LogChoice {
         &self.log
+    }
+
+    /// The partition that `--partition` names, where it does.
+    pub fn only_partition(&self) -> Option<u32> {
+        self.partition
+    }
+
+    /// The partition that a repair is of: where there are several, it must be named.
+    ///
+    /// # Errors
+    /// It is not named, or the cluster does not answer.
+    pub fn partition_to_mend(&self) -> anyhow::Result<u32> {
+        let n_partitions = match &self.log {
+            LogChoice::Embedded => 1,
+            LogChoice::Kafka(cluster) => cluster.n_partitions()?,
+        };
+        match self.partition {
+            Some(named) => Ok(named),
+            None if n_partitions == 1 => Ok(0),
+            None => bail!("this system has {n_partitions} partitions; add `--partition N`"),
+        }
     }
 
     /// The data directory.
@@ -124,23 +162,71 @@ impl Session {
         KeyDir::of(&self.data)
     }
 
-    /// The log, read-only.
+    /// The parts of the partition that `service` belongs to.
     ///
     /// # Errors
-    /// There is no log, or it is damaged; says which file and what to do.
+    /// The cluster does not answer.
+    pub fn layout_of(&self, service: &str) -> anyhow::Result<Layout> {
+        match &self.log {
+            LogChoice::Embedded => Ok(self.layout()),
+            LogChoice::Kafka(cluster) => {
+                let number = partition_of(service, cluster.n_partitions()?);
+                Ok(self.layout().partition(number))
+            }
+        }
+    }
+
+    /// The only log, or the one that `--partition` names, read-only.
+    ///
+    /// # Errors
+    /// There is no log, or it is damaged: says which file and what to do. There are several.
     pub fn log(&self) -> anyhow::Result<&dyn Journal> {
         Ok(self.source()?.journal())
     }
 
+    /// The log of one partition, whichever `--partition` names.
+    ///
+    /// # Errors
+    /// As [`Session::logs`]; there is no such partition.
+    pub fn log_of(&self, partition: u32) -> anyhow::Result<&dyn Journal> {
+        let first = self.partition.unwrap_or(0);
+        let all = self.sources()?;
+        let source = partition.checked_sub(first).and_then(|n| all.get(n as usize));
+        let source = source.with_context(|| match self.partition {
+            Some(named) => format!("that is in partition {partition}, and {named} is looked at"),
+            None => format!("there is no partition {partition}; this system has {}", all.len()),
+        })?;
+        Ok(source.journal())
+    }
+
+    /// All logs in the order of their partitions, or the one that `--partition` names.
+    ///
+    /// # Errors
+    /// There is no log, or one is damaged: says which file and what to do.
+    pub fn logs(&self) -> anyhow::Result<Vec<&dyn Journal>> {
+        Ok(self.sources()?.iter().map(Source::journal).collect())
+    }
+
     fn source(&self) -> anyhow::Result<&Source> {
-        if let Some(source) = self.reader.get() {
-            return Ok(source);
+        match self.sources()? {
+            [source] => Ok(source),
+            all => bail!(
+                "this system has {} partitions, each with a journal of its own: say which one \
+                 with `--partition N`",
+                all.len()
+            ),
         }
-        let source = match &self.log {
-            LogChoice::Embedded => Source::Directory(self.embedded()?),
-            LogChoice::Kafka(cluster) => Source::Cluster(Box::new(on_cluster(cluster)?)),
+    }
+
+    fn sources(&self) -> anyhow::Result<&[Source]> {
+        if let Some(sources) = self.sources.get() {
+            return Ok(sources);
+        }
+        let sources = match &self.log {
+            LogChoice::Embedded => vec![Source::Directory(self.embedded()?)],
+            LogChoice::Kafka(cluster) => on_cluster(cluster, self.partition)?,
         };
-        Ok(self.reader.get_or_init(|| source))
+        Ok(self.sources.get_or_init(|| sources))
     }
 
     /// The data directory, where the log lies in it; it holds the folded state too.
@@ -154,17 +240,19 @@ impl Session {
         }
     }
 
-    /// The chain as a cluster holds it.
+    /// The chains as a cluster holds them.
     ///
     /// # Errors
-    /// The log is not on a cluster, or as [`Session::log`].
-    pub fn on_cluster(&self) -> anyhow::Result<(&Cluster, &KafkaReader)> {
-        match (&self.log, self.source()?) {
-            (LogChoice::Kafka(cluster), Source::Cluster(reader)) => Ok((cluster, reader)),
-            (LogChoice::Embedded | LogChoice::Kafka(_), _) => {
-                bail!("an embedded log belongs to one node; name a cluster with `--log kafka://…`")
-            }
-        }
+    /// The log is not on a cluster, or as [`Session::logs`].
+    pub fn on_cluster(&self) -> anyhow::Result<(&Cluster, Vec<&KafkaReader>)> {
+        let LogChoice::Kafka(cluster) = &self.log else {
+            bail!("an embedded log belongs to one node; name a cluster with `--log kafka://…`")
+        };
+        let readers = self.sources()?.iter().filter_map(|it| match it {
+            Source::Cluster(reader) => Some(&**reader),
+            Source::Directory(_) => None,
+        });
+        Ok((cluster, readers.collect()))
     }
 
     /// The signed head that the owner on a cluster has shown last.
@@ -196,7 +284,7 @@ impl Session {
     /// # Errors
     /// The log cannot be read.
     pub fn refresh(&self) -> anyhow::Result<()> {
-        Ok(self.log()?.catch_up()?)
+        Ok(self.logs()?.into_iter().try_for_each(Journal::catch_up)?)
     }
 
     /// Everything that the journal holds now.
@@ -204,12 +292,12 @@ impl Session {
     /// # Errors
     /// As [`Session::log`].
     pub fn projection(&self) -> anyhow::Result<Projection> {
-        Ok(Projection::of(self.log()?)?)
+        Ok(Projection::of(self.logs()?)?)
     }
 
-    /// Size and root of the latest signed head, where there is one.
-    pub fn signed_head(&self) -> Option<(u64, String)> {
-        let note = std::fs::read(self.layout().checkpoint()).ok()?;
+    /// Size and root of the latest head that was signed here, where there is one.
+    pub fn signed_head(&self, partition: u32) -> Option<(u64, String)> {
+        let note = std::fs::read(self.layout().partition(partition).checkpoint()).ok()?;
         let note = ledger::note::Note::parse(&note).ok()?;
         let checkpoint = ledger::checkpoint::Checkpoint::parse(note.text()).ok()?;
         Some((checkpoint.size, checkpoint.root.to_string()))

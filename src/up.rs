@@ -97,9 +97,21 @@ fn node_config(session: &Session, args: &cli::Up) -> anyhow::Result<NodeConfig> 
         head_record: config.head_record.clone(),
         checkpoints: config.checkpoints.url.is_some().then(|| config.checkpoints.clone()),
         escalation: config.escalation.clone(),
+        partitions: partitions(session, args)?,
         schema_registry: schema_registry(session, config, args)?,
         runner: !args.no_runner,
     })
+}
+
+fn partitions(session: &Session, args: &cli::Up) -> anyhow::Result<Option<u32>> {
+    let wanted = args.partitions.or_else(|| session.config().kafka.partitions);
+    if wanted.is_some_and(|it| it > 1) && matches!(session.choice(), LogChoice::Embedded) {
+        bail!(
+            "an embedded log has one partition; several processes share more than one with \
+             `--log kafka://HOST:PORT`"
+        );
+    }
+    Ok(wanted)
 }
 
 fn schema_registry(

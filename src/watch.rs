@@ -54,6 +54,7 @@ pub fn run(session: &Session, out: Out, args: &cli::Watch) -> anyhow::Result<boo
         head_record: None,
         checkpoints: None,
         escalation: crate::config::Escalation::default(),
+        partitions: None,
         schema_registry: None,
         runner: true,
     };
@@ -69,7 +70,7 @@ pub fn run(session: &Session, out: Out, args: &cli::Watch) -> anyhow::Result<boo
         if args.propose_only {
             out.remark("repairs are proposed and wait for `healwright approve`");
         }
-        let story = tokio::spawn(tell(node.engine.clone(), out));
+        let story = tokio::spawn(tell(node.engine().clone(), out));
         up::wait_for_stop().await?;
         story.abort();
         out.remark(&format!("stopped watching; {} goes on running", service.name));

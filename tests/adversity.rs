@@ -183,7 +183,7 @@ fn a_record_that_does_not_link_is_skipped_by_everybody_whatever_it_claims() {
     let skipped = Chain::read(bed::shared(), &journal).skipped.len();
     for node in 0..2 {
         fleet.eventually("a node counts what it skipped", || {
-            let line = format!("healwright_unlinked_total {skipped}\n");
+            let line = format!("healwright_unlinked_total{{partition=\"0\"}} {skipped}\n");
             fleet.metrics(node).contains(&line).then_some(())
         });
     }

@@ -125,7 +125,7 @@ fn the_same_inputs_give_the_same_entries_on_every_log() {
     let embedded = history(&Arc::new(embedded), two.path());
     let url = format!("kafka://{}", bed::shared());
     let cluster = Cluster::parse(&url, &bed::prefix()).unwrap();
-    cluster.prepare(1, &[]).unwrap();
+    cluster.prepare(Some(1), &[]).unwrap();
     let data = three.path().join("data");
     let kafka = KafkaLog::open(&cluster, &data, &deployment, 0, Arc::new(|| {})).unwrap();
     let kafka = history(&Arc::new(kafka), three.path());

@@ -97,14 +97,17 @@ fn metrics_tell_lag_office_and_the_stages_of_the_cycle() {
     let owners = fleet.eventually("the owner's gauges are set", || {
         let text = fleet.metrics(owner);
         let none = ["inbox", "control", "telemetry"].iter().all(|stream| {
-            text.contains(&format!("healwright_consumer_lag{{stream=\"{stream}\"}} 0\n"))
+            text.contains(&format!(
+                "healwright_consumer_lag{{partition=\"0\",stream=\"{stream}\"}} 0\n"
+            ))
         });
-        let here = text.contains("healwright_in_office 1\n");
-        (here && none && text.contains("healwright_fanout_lag 0\n")).then_some(text)
+        let here = text.contains("healwright_in_office{partition=\"0\"} 1\n");
+        (here && none && text.contains("healwright_fanout_lag{partition=\"0\"} 0\n"))
+            .then_some(text)
     });
     for line in [
-        "healwright_stopped 0\n",
-        "healwright_unlinked_total ",
+        "healwright_stopped{partition=\"0\"} 0\n",
+        "healwright_unlinked_total{partition=\"0\"} ",
         "healwright_cycle_seconds_bucket{stage=\"take\",le=\"10\"} ",
         "healwright_cycle_seconds_bucket{stage=\"fold\",le=\"10\"} ",
         "healwright_cycle_seconds_bucket{stage=\"append\",le=\"10\"} ",
@@ -113,6 +116,6 @@ fn metrics_tell_lag_office_and_the_stages_of_the_cycle() {
         assert!(owners.contains(line), "{line}: {owners}");
     }
     fleet.eventually("the standby says that it stands by", || {
-        fleet.metrics(1 - owner).contains("healwright_in_office 0\n").then_some(())
+        fleet.metrics(1 - owner).contains("healwright_in_office{partition=\"0\"} 0\n").then_some(())
     });
 }

@@ -12,5 +12,6 @@ pub mod proxy;
 pub mod sandbox;
 pub mod store;
 pub mod supervisor;
+mod target;
 pub mod windows;
 pub mod wire;

@@ -32,6 +32,7 @@ use crate::proxy::Router;
 use crate::sandbox::{BUBBLEWRAP, Inner, Sandbox};
 use crate::store::{Listed, Store, digest_of};
 use crate::supervisor::{self, ServiceSpec, Slot};
+use crate::target::Target;
 
 use managed::Managed;
 
@@ -66,16 +67,6 @@ pub struct LinuxHost {
 struct Watched {
     managed: Arc<Managed>,
     prober: JoinHandle<()>,
-}
-
-/// What `apply_patch` can be about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Action<'a> {
-    Release(&'a str),
-    Shadow(&'a str),
-    Canary(&'a str, u32),
-    Commit(&'a str),
-    Environment(&'a str),
 }
 
 impl LinuxHost {
@@ -191,7 +182,7 @@ impl LinuxHost {
 
     fn manage(&self, spec: ServiceSpec) -> Result<Arc<Managed>, Error> {
         let name = spec.name.clone();
-        let dir = self.config.dir.join("services").join(&name);
+        let dir = self.config.dir.join("services").join(spec.folder());
         let managed = Arc::new(Managed::open(&dir, spec, self.config.steps.clone())?);
         let (latest, sink) = (Arc::clone(&self.latest), Arc::clone(&self.sink));
         let key = name.clone();
@@ -235,19 +226,19 @@ impl LinuxHost {
 
     fn apply(&self, call: &Call<'_>) -> Result<Outcome, Error> {
         match action(call.op.target)? {
-            Action::Release(name) => self.apply_release(&*self.managed(name)?, call),
-            Action::Shadow(name) => self.mirror(&*self.managed(name)?),
-            Action::Canary(name, pct) => self.widen(&*self.managed(name)?, pct),
-            Action::Commit(name) => self.commit(&*self.managed(name)?),
-            Action::Environment(name) => self.apply_environment(&*self.managed(name)?, call),
+            Target::Service(name) => self.apply_release(&*self.managed(name)?, call),
+            Target::Shadow(name) => self.mirror(&*self.managed(name)?),
+            Target::Canary(name, pct) => self.widen(&*self.managed(name)?, pct),
+            Target::Commit(name) => self.commit(&*self.managed(name)?),
+            Target::Environment(name) => self.apply_environment(&*self.managed(name)?, call),
         }
     }
 
     fn try_sandbox(&self, call: &Call<'_>) -> Result<Outcome, Error> {
         match action(call.op.target)? {
-            Action::Release(name) => self.preflight_release(&*self.managed(name)?, call),
-            Action::Environment(name) => self.preflight_environment(&*self.managed(name)?, call),
-            Action::Shadow(_) | Action::Canary(..) | Action::Commit(_) => {
+            Target::Service(name) => self.preflight_release(&*self.managed(name)?, call),
+            Target::Environment(name) => self.preflight_environment(&*self.managed(name)?, call),
+            Target::Shadow(_) | Target::Canary(..) | Target::Commit(_) => {
                 Err(Error::refused("operation", "there is nothing in it to run in a sandbox"))
             }
         }
@@ -333,22 +324,9 @@ fn end(watched: Watched) {
 }
 
 /// Reads the target of `apply_patch` and `sandbox`.
-fn action(target: &str) -> Result<Action<'_>, Error> {
-    let parts: Vec<&str> = target.split('/').collect();
-    let found = match parts.as_slice() {
-        [service] => Some(Action::Release(service)),
-        ["route", service, "shadow"] => Some(Action::Shadow(service)),
-        ["route", service, "canary", pct] => percent(pct).map(|pct| Action::Canary(service, pct)),
-        ["commit", service] => Some(Action::Commit(service)),
-        ["env", service] => Some(Action::Environment(service)),
-        _ => None,
-    };
+fn action(target: &str) -> Result<Target<'_>, Error> {
+    let found = Target::parse(target);
     found.ok_or_else(|| Error::refused(format!("operation on {target:?}"), "it is none of ours"))
-}
-
-fn percent(text: &str) -> Option<u32> {
-    let pct: u32 = text.parse().ok()?;
-    ((1..=100).contains(&pct) && pct.to_string() == text).then_some(pct)
 }
 
 /// The artifact's digest as the request signs it.

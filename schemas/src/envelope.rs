@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::event::Kind;
 use crate::wire::{Reader, Writer};
-use crate::{Error, EventId, Hash, Ns, Uuid};
+use crate::{Error, EventId, Hash, Ns, Place, Uuid};
 
 /// The format mark of version 1. Persisted: frozen.
 const MAGIC: &[u8; 4] = b"HWE\x01";
@@ -236,15 +236,20 @@ impl Envelope {
         Ok(envelope)
     }
 
+    /// Where the entry stands.
+    pub fn place(&self) -> Place {
+        Place { partition: self.partition, seq: self.seq }
+    }
+
     /// `immutable:log:<partition>/<seq>`, spec 80 §2.
     pub fn reference(&self) -> String {
-        reference(self.partition, self.seq)
+        self.place().to_string()
     }
 }
 
 /// `immutable:log:<partition>/<seq>`, spec 80 §2.
 pub fn reference(partition: u32, seq: u64) -> String {
-    format!("immutable:log:{partition}/{seq}")
+    Place { partition, seq }.to_string()
 }
 
 /// The salted commitment of a payload.

@@ -19,6 +19,7 @@ pub mod envelope;
 pub mod event;
 pub mod ids;
 pub mod link;
+mod place;
 pub mod signature;
 pub mod telemetry;
 pub mod time;
@@ -30,6 +31,7 @@ pub use envelope::{Actor, ActorKind, Cause, Envelope, Stream};
 pub use event::{Event, Kind};
 pub use ids::{EventId, Hash, Uuid};
 pub use link::{Head, Skip, link};
+pub use place::Place;
 pub use time::Ns;
 
 use thiserror::Error;

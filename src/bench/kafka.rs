@@ -34,7 +34,7 @@ const DECIDED: usize = 200;
 
 pub(super) fn run(cluster: &Cluster, args: &cli::Bench) -> anyhow::Result<Measured> {
     let folder = Folder::new("kafka")?;
-    cluster.prepare(args.partitions, &[])?;
+    cluster.prepare(Some(args.partitions), &[])?;
     let brokers = Processes::parse(&args.broker_pids)?;
     let mut lanes = Vec::new();
     for partition in 0..args.partitions {
@@ -191,7 +191,7 @@ fn restore(lanes: Vec<Lane>, folder: &Path) -> anyhow::Result<BroughtBack> {
 /// How long it takes from before a record is sent until what detection says of it stands in the
 /// journal and has been read back: one record at a time, in a system of its own.
 fn decide(cluster: &Cluster, dir: &Path) -> anyhow::Result<Vec<Duration>> {
-    cluster.prepare(1, &[])?;
+    cluster.prepare(Some(1), &[])?;
     let mut lane = Lane::open(cluster, dir, 0)?;
     let record = super::telemetry::record(0, 0..1, 1);
     let mut took = Vec::new();

@@ -147,6 +147,9 @@ pub fn freeze(
     args: &Freeze,
     verb: FreezeVerb,
 ) -> anyhow::Result<bool> {
+    if session.only_partition().is_some() {
+        bail!("a freeze is of the whole system, and so is its end; take `--partition` out");
+    }
     if verb == FreezeVerb::Unfreeze && !args.yes && !confirm("lift the freeze?")? {
         out.remark("still frozen");
         return Ok(false);
@@ -190,9 +193,11 @@ pub fn repair_skip(session: &Session, out: Out, command: &Repair) -> anyhow::Res
     let (stream, position) = place.split_once('/').with_context(wrong)?;
     let position: u64 = position.parse().with_context(wrong)?;
     let key = session.keys().existing_operator()?;
-    let statement = skip_statement(stream, position, reason);
+    let partition = session.partition_to_mend()?;
+    let statement = skip_statement(partition, stream, position, reason);
     let body = json!({
-        "stream": stream, "position": position, "reason": reason, "signer_id": OPERATOR,
+        "partition": partition, "stream": stream, "position": position, "reason": reason,
+        "signer_id": OPERATOR,
         "signature": signature_text(&key.sign(SKIP_DOMAIN, &statement)),
     });
     let answer = session.say("/api/v1/skip", &body)?;

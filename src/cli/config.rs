@@ -70,10 +70,7 @@ fn numbers(model: &Model, out: Out, all: bool) -> anyhow::Result<()> {
     let (mine, base) = (fields(&profile)?, fields(&shipped)?);
     let place = model.configs.get("profile").map_or_else(
         || "this program, for none is activated".to_owned(),
-        |it| {
-            let place = schemas::envelope::reference(crate::node::PARTITION, it.seq);
-            format!("the configuration, version {} ({place})", it.version)
-        },
+        |it| format!("the configuration, version {} ({})", it.version, it.place),
     );
     let rows: Vec<(String, Value, String)> = mine
         .into_iter()

@@ -1,13 +1,17 @@
 //! Commands that only read: they open the data directory beside whatever is running and change
 //! nothing in it.
 
+use std::collections::VecDeque;
+
 use anyhow::{Context as _, bail};
 use schemas::event::{Health, IncidentStatus};
-use schemas::{Kind, Ns};
+use schemas::{Entry, Kind, Ns, Place};
 use serde_json::json;
 
 use super::{Events, Id, Incident, Proposals, Slice};
 use crate::config::duration_ms;
+use crate::journal::Journal;
+use crate::node::PARTITION;
 use crate::out::{Colour, Out, local_time};
 use crate::projection::{Line, Model, Projection, ProposalView, ServiceView, Standing};
 use crate::session::Session;
@@ -20,19 +24,26 @@ const READ_BYTES: usize = 4 * 1024 * 1024;
 /// or frozen.
 pub fn status(session: &Session, out: Out) -> anyhow::Result<bool> {
     let projection = session.projection()?;
-    let head = session.signed_head();
     let running = session.running();
     if out.form == super::Form::Json {
         let mut status = projection.status();
         status["running"] = json!(running.is_some());
         status["address"] = json!(running.as_ref().map(|it| it.http.clone()));
+        let head = session.signed_head(PARTITION);
         status["verified_head"] = json!(head.as_ref().map(|(size, _)| size));
+        for partition in status["partitions"].as_array_mut().into_iter().flatten() {
+            let number = partition["partition"].as_u64().and_then(|it| u32::try_from(it).ok());
+            let head = number.and_then(|it| session.signed_head(it));
+            partition["verified_head"] = json!(head.map(|(size, _)| size));
+        }
         out.json(&status);
     } else {
         let model = projection.model();
         out.line(&sentence(&model, running.is_some()));
         out.line("");
-        for line in facts(&model, head) {
+        let numbers = model.partitions.keys();
+        let heads = numbers.map(|it| (*it, session.signed_head(*it))).collect::<Vec<_>>();
+        for line in facts(&model, &heads) {
             out.line(&line);
         }
         if !model.services.is_empty() {
@@ -49,18 +60,18 @@ pub fn status(session: &Session, out: Out) -> anyhow::Result<bool> {
     }
     let model = projection.model();
     let well = model.services.values().all(|it| it.health() != Health::Red);
-    Ok(well && model.mode.as_ref().is_some_and(|(mode, _, _)| mode.allows_action()))
+    Ok(well && model.mode().is_some_and(|it| it.mode.allows_action()))
 }
 
 /// The status as a sentence.
 pub fn sentence(model: &Model, running: bool) -> String {
     let n = model.services.len();
-    let healing = match (running, &model.mode) {
+    let healing = match (running, model.mode()) {
         (false, _) => format!("Not running; {n} service{} under care.", were(n)),
-        (true, Some((mode, _, _))) if mode.allows_action() => {
+        (true, Some(it)) if it.mode.allows_action() => {
             format!("Healing {n} service{};", plural(n))
         }
-        (true, Some((mode, _, _))) => format!("{mode}: nothing is changed on {n} services;"),
+        (true, Some(it)) => format!("{}: nothing is changed on {n} services;", it.mode),
         (true, None) => "Mode unknown: nothing is changed;".to_owned(),
     };
     let (open, waiting) = (model.n_open(), model.waiting().len());
@@ -70,7 +81,7 @@ pub fn sentence(model: &Model, running: bool) -> String {
         _ => format!("{open} incident{} open, {waiting} waiting for you", plural(open)),
     };
     let since =
-        model.since.map(|it| format!("; {} entries since {}", model.next_seq, local_time(it)));
+        model.since.map(|it| format!("; {} entries since {}", model.n_entries(), local_time(it)));
     format!("{healing} {incidents}{}.", since.unwrap_or_default())
 }
 
@@ -82,24 +93,28 @@ fn were(n: usize) -> &'static str {
     if n == 1 { " was" } else { "s were" }
 }
 
-fn facts(model: &Model, head: Option<(u64, String)>) -> Vec<String> {
-    let mode = model.mode.as_ref().map_or_else(
+fn facts(model: &Model, heads: &[(u32, Option<(u64, String)>)]) -> Vec<String> {
+    let mode = model.mode().map_or_else(
         || "unknown (nothing is done)".to_owned(),
-        |(mode, epoch, cause)| format!("{mode} (epoch {epoch}: {cause})"),
+        |it| format!("{} (epoch {}: {})", it.mode, it.epoch, it.cause),
     );
     let profile = model.profile.as_ref().map_or("none", |it| it.name.as_str());
     let signers: Vec<&str> = model.signers.keys.keys().map(String::as_str).collect();
     let single = if signers.len() == 1 { "  SINGLE-SIGNER" } else { "" };
-    let head = head.map_or_else(
-        || "none".to_owned(),
-        |(size, root)| format!("{size} entries, root {}  SELF-WITNESSED", short(&root)),
-    );
-    vec![
+    let mut facts = vec![
         format!("mode       {mode}"),
         format!("profile    {profile}"),
         format!("can stop   {}{single}", signers.join(", ")),
-        format!("last head  {head}"),
-    ]
+    ];
+    for (partition, head) in heads {
+        let head = head.as_ref().map_or_else(
+            || "none".to_owned(),
+            |(size, root)| format!("{size} entries, root {}  SELF-WITNESSED", short(root)),
+        );
+        let of = if heads.len() > 1 { format!("partition {partition}: ") } else { String::new() };
+        facts.push(format!("last head  {of}{head}"));
+    }
+    facts
 }
 
 fn services(model: &Model, out: Out) {
@@ -246,7 +261,7 @@ fn timeline(out: Out, onset: Ns, lines: &[Line]) {
         .iter()
         .map(|it| {
             let after = it.at.as_s() - onset.as_s();
-            vec![format!("{after:+.1} s"), it.seq.to_string(), it.by.clone(), it.text.clone()]
+            vec![format!("{after:+.1} s"), it.place.short(), it.by.clone(), it.text.clone()]
         })
         .collect();
     out.table(&["after", "entry", "by", "what"], &rows);
@@ -261,7 +276,8 @@ pub fn proposals(session: &Session, out: Out, command: &Proposals) -> anyhow::Re
             let window = Window::of(slice)?;
             let mut listed: Vec<&ProposalView> = model.proposals.values().collect();
             listed.retain(|it| window.holds(it.at));
-            listed.sort_by_key(|it| (!it.waits_for_a_person(), std::cmp::Reverse(it.seq)));
+            listed
+                .sort_by_key(|it| (!it.waits_for_a_person(), std::cmp::Reverse((it.at, it.place))));
             listed.truncate(window.limit.unwrap_or(50));
             if out.form == super::Form::Json {
                 let all: Vec<_> = listed.iter().map(|it| proposal_json(it)).collect();
@@ -305,7 +321,7 @@ pub fn proposal_json(it: &ProposalView) -> serde_json::Value {
         "decision": it.decision,
         "approvals": it.approvals,
         "result": it.result,
-        "place": schemas::envelope::reference(crate::node::PARTITION, it.seq),
+        "place": it.place.to_string(),
     })
 }
 
@@ -343,20 +359,19 @@ pub fn explain(session: &Session, out: Out, id: &str) -> anyhow::Result<bool> {
         return Ok(true);
     }
     drop(model);
-    let seq = id.rsplit('/').next().and_then(|it| it.parse::<u64>().ok());
-    let Some(seq) = seq else {
+    let Ok(place) = id.parse::<Place>() else {
         bail!(
             "no incident, proposal or entry {id:?}; `healwright incident list` shows what there is"
         );
     };
-    entry_with_causes(session, out, seq)?;
+    entry_with_causes(session, out, place)?;
     Ok(true)
 }
 
 /// An entry and what it came from, newest first.
-fn entry_with_causes(session: &Session, out: Out, seq: u64) -> anyhow::Result<()> {
-    let log = session.log()?;
-    let mut next = Some(seq);
+fn entry_with_causes(session: &Session, out: Out, place: Place) -> anyhow::Result<()> {
+    let log = session.log_of(place.partition)?;
+    let mut next = Some(place.seq);
     while let Some(seq) = next {
         let batches = log.read(seq, 1)?;
         let entry = batches.iter().flat_map(|it| &it.entries).find(|it| it.envelope.seq == seq);
@@ -383,59 +398,73 @@ pub fn events(session: &Session, out: Out, command: &Events) -> anyhow::Result<b
         Events::List { topic, slice } => {
             let kind = topic.as_deref().map(Kind::of_topic).transpose()?;
             let window = Window::of(slice)?;
-            let log = session.log()?;
-            let mut kept = std::collections::VecDeque::new();
-            let mut seq = 0;
-            let end = log.head()?.next_seq;
-            while seq < end {
-                for batch in log.read(seq, READ_BYTES)? {
-                    for entry in &batch.entries {
-                        let envelope = &entry.envelope;
-                        if kind.is_some_and(|it| it != envelope.kind)
-                            || !window.holds(envelope.wall)
-                        {
-                            continue;
-                        }
-                        match window.limit {
-                            None => show(out, entry),
-                            Some(limit) => {
-                                kept.push_back(entry.clone());
-                                if kept.len() > limit {
-                                    kept.pop_front();
-                                }
-                            }
-                        }
-                    }
-                    seq = batch.next_seq();
-                }
+            let mut kept = Vec::new();
+            for log in session.logs()? {
+                kept.extend(list(out, log, kind, &window)?);
             }
-            kept.iter().for_each(|entry| show(out, entry));
+            // What was kept of several partitions is one list, and the newest of it is asked for.
+            kept.sort_by_key(|it| (it.envelope.wall, it.envelope.place()));
+            let newest = kept.len().saturating_sub(window.limit.unwrap_or(0));
+            kept.iter().skip(newest).for_each(|entry| show(out, entry));
         }
         Events::Tail { topic } => tail(session, out, topic.as_deref())?,
     }
     Ok(true)
 }
 
+/// Shows what is wanted of one journal; with a limit, answers the newest of it instead.
+fn list(
+    out: Out,
+    log: &dyn Journal,
+    kind: Option<Kind>,
+    window: &Window,
+) -> anyhow::Result<VecDeque<Entry>> {
+    let mut kept = VecDeque::new();
+    let (mut seq, end) = (0, log.head()?.next_seq);
+    while seq < end {
+        for batch in log.read(seq, READ_BYTES)? {
+            seq = batch.next_seq();
+            let wanted = |it: &Entry| {
+                kind.is_none_or(|kind| kind == it.envelope.kind) && window.holds(it.envelope.wall)
+            };
+            for entry in batch.entries.into_iter().filter(wanted) {
+                let Some(limit) = window.limit else {
+                    show(out, &entry);
+                    continue;
+                };
+                kept.push_back(entry);
+                if kept.len() > limit {
+                    kept.pop_front();
+                }
+            }
+        }
+    }
+    Ok(kept)
+}
+
 fn tail(session: &Session, out: Out, topic: Option<&str>) -> anyhow::Result<()> {
     let kind = topic.map(Kind::of_topic).transpose()?;
-    let log = session.log()?;
-    let mut seq = log.head()?.next_seq;
+    let mut followed = Vec::new();
+    for log in session.logs()? {
+        followed.push((log, log.head()?.next_seq));
+    }
     out.remark("following the journal; Ctrl-C ends it");
     loop {
         session.refresh()?;
-        while seq < log.head()?.next_seq {
-            for batch in log.read(seq, READ_BYTES)? {
-                let wanted =
-                    |it: &&schemas::Entry| kind.is_none_or(|kind| kind == it.envelope.kind);
-                batch.entries.iter().filter(wanted).for_each(|entry| show(out, entry));
-                seq = batch.next_seq();
+        for (log, seq) in &mut followed {
+            while *seq < log.head()?.next_seq {
+                for batch in log.read(*seq, READ_BYTES)? {
+                    let wanted = |it: &&Entry| kind.is_none_or(|kind| kind == it.envelope.kind);
+                    batch.entries.iter().filter(wanted).for_each(|entry| show(out, entry));
+                    *seq = batch.next_seq();
+                }
             }
         }
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
 }
 
-fn show(out: Out, entry: &schemas::Entry) {
+fn show(out: Out, entry: &Entry) {
     if out.form == super::Form::Json {
         out.json(&schemas::view::topic(entry));
         return;
@@ -443,7 +472,11 @@ fn show(out: Out, entry: &schemas::Entry) {
     let text = entry.event().map_or_else(|it| it.to_string(), |it| words::sentence(&it));
     let envelope = &entry.envelope;
     let at = local_time(envelope.wall);
-    out.line(&format!("{:>7}  {at}  {:<24}  {text}", envelope.seq, envelope.kind.name()));
+    out.line(&format!(
+        "{:>7}  {at}  {:<24}  {text}",
+        envelope.place().short(),
+        envelope.kind.name()
+    ));
 }
 
 fn found<'a, T>(it: Option<&'a T>, what: &str, id: &str) -> anyhow::Result<&'a T> {

@@ -94,7 +94,7 @@ fn start(
     dry_run: bool,
 ) -> anyhow::Result<bool> {
     let reference = reference(service, version);
-    let store = Store::open(&session.layout().runner().join("store"))?;
+    let store = Store::open(&session.layout_of(service)?.runner().join("store"))?;
     let digest = store.resolve(&reference).with_context(|| {
         format!("{reference} is not in the store; `healwright release import` puts it there")
     })?;
@@ -130,7 +130,7 @@ fn import(
         bail!("{} is no directory", dir.display());
     }
     let key = session.keys().operator()?;
-    let store = Store::open(&session.layout().runner().join("store"))?;
+    let store = Store::open(&session.layout_of(service)?.runner().join("store"))?;
     let reference = reference(service, version);
     let draft = Draft {
         reference: &reference,

@@ -3,7 +3,7 @@
 
 use anyhow::Context as _;
 use schemas::event::{AnnotationKind, Decision};
-use schemas::{Cause, Entry, Event};
+use schemas::{Cause, Entry, Event, Place};
 use serde_json::Value;
 
 use crate::session::Session;
@@ -31,11 +31,13 @@ fn first_of(
     no: impl Fn(&Event) -> Option<String>,
 ) -> anyhow::Result<Option<String>> {
     let place = answer["place"].as_str().unwrap_or_default();
-    let Some(seq) = place.rsplit('/').next().and_then(|it| it.parse::<u64>().ok()) else {
+    let Ok(Place { partition, seq }) = place.parse() else { return Ok(None) };
+    if session.only_partition().is_some_and(|it| it != partition) {
+        // What is looked at was chosen before it was known where the answer would stand.
         return Ok(None);
-    };
+    }
     session.refresh()?;
-    let batches = session.log()?.read(seq, 1).context("reading what came of it")?;
+    let batches = session.log_of(partition)?.read(seq, 1).context("reading what came of it")?;
     let derived = batches.iter().flat_map(|it| &it.entries).filter(|it| is_from(it, seq));
     Ok(derived.filter_map(|it| it.event().ok()).find_map(|it| no(&it)))
 }

@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Kafka {
+    /// Partitions of the system that a first start founds; of one that is there, how many it
+    /// must have. Fixed for its life.
+    pub partitions: Option<u32>,
     /// Connections are encrypted, and the brokers prove who they are.
     pub tls: Option<Tls>,
     /// This process says who it is.

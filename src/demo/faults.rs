@@ -44,7 +44,7 @@ pub(super) async fn bad_release(stage: &mut Stage) -> anyhow::Result<Healed> {
     healed.seconds = began.elapsed().as_secs_f64();
     healed.failed_requests = stage.failed() - failed;
     let digest = stage.bad_digest.clone();
-    let denied = stage.node().engine.ask(move |owner| {
+    let denied = stage.node().engine().ask(move |owner| {
         owner.look("deployment", |view| topologies::deployment::is_denied(view, SHOP, &digest))
     });
     let denied = denied.await.context("the engine has stopped")?;
@@ -86,7 +86,7 @@ async fn request_release(stage: &Stage) -> anyhow::Result<()> {
     release.signature = Some(signature_text(&signature));
     let key_id = Some(stage.operator.public().id());
     let actor = Actor { id: OPERATOR.to_owned(), kind: ActorKind::Human, key_id };
-    let sent = stage.node().engine.submit(&Input::new(actor, SHOP, release)).await?;
+    let sent = stage.node().engine().submit(&Input::new(actor, SHOP, release)).await?;
     sent.answer.await.context("the engine has stopped")?;
     stage.story.line("deploying shop 1.1.0 beside 1.0.0 …");
     Ok(())

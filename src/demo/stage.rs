@@ -102,11 +102,12 @@ impl Stage {
             head_record: Some(dir.join("head")),
             checkpoints: None,
             escalation: Escalation::default(),
+            partitions: None,
             schema_registry: None,
             runner: true,
         };
         let node = Node::start(config, metrics).await?;
-        let (log, moved) = (node.engine.log(), node.engine.follow());
+        let (log, moved) = (node.engine().log(), node.engine().follow());
         let load = Some(Load::start(front, RATE, args.seed.wrapping_mul(7919) % 1_000_000)?);
         let bad_digest = bad.digest;
         let node = Some(node);
@@ -194,7 +195,7 @@ impl Stage {
         let deadline = Instant::now() + within;
         let names: &[&'static str] = if self.has_worker { &[SHOP, WORKER] } else { &[SHOP] };
         loop {
-            let asked = self.node().engine.ask(|owner| {
+            let asked = self.node().engine().ask(|owner| {
                 owner.look("detection", |view| {
                     names.iter().all(|name| {
                         let health = topologies::detection::health(view, name);

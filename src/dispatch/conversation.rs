@@ -7,14 +7,13 @@ use anyhow::{Context as _, bail};
 use runner::wire::{FromRunner, ModeEpoch, Reader, ToRunner, Welcome, send};
 use schemas::event::{ConfigActivated, Mode};
 use schemas::{Actor, ActorKind, Entry, Event, Kind, Uuid};
-use tokio::io::{ReadHalf, WriteHalf};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use topologies::config::Host;
 
-use super::{Confirmations, proofs};
+use super::proofs;
 use crate::engine::bookkeeping::{self, First};
-use crate::engine::{Handle, Input};
-use crate::node::{Activator, PARTITION};
+use crate::engine::{Input, fold};
+use crate::node::parts::Part;
 
 /// Journal records are read in runs of about this size.
 const READ_BYTES: usize = 1024 * 1024;
@@ -25,10 +24,55 @@ const LEASE_WORTH: Duration = Duration::from_millis(1200);
 
 /// What a conversation needs.
 pub(super) struct Office {
-    pub(super) engine: Handle,
-    pub(super) activator: Activator,
+    pub(super) part: Part,
     pub(super) deployment: String,
-    pub(super) confirmations: Confirmations,
+}
+
+type From = Box<dyn AsyncRead + Send + Unpin>;
+type To = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A runner that has said hello.
+pub(super) struct Called {
+    pub(super) hello: FromRunner,
+    /// What it says it is.
+    pub(super) host: Host,
+    seen: u64,
+    pub(super) from: Reader<From>,
+    pub(super) to: To,
+}
+
+/// Hears a runner's first word.
+pub(super) async fn hear<R, W>(from: Reader<R>, to: W) -> anyhow::Result<Called>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    let mut from = from.boxed();
+    let hello = from.next::<FromRunner>().await?;
+    let Some(hello @ FromRunner::Hello { .. }) = hello else {
+        bail!("a runner must say hello first");
+    };
+    let FromRunner::Hello { host, key, seen, sandbox, .. } = hello.clone() else {
+        bail!("a runner must say hello first");
+    };
+    let host = Host { host, key, sandbox };
+    Ok(Called { hello, host, seen: seen.size, from, to: Box::new(to) })
+}
+
+/// Refuses a runner under another key than its host's registered one, and says whether there is
+/// one.
+pub(super) async fn is_registered(caller: &Host, part: &Part) -> anyhow::Result<bool> {
+    let host = caller.host.clone();
+    let known = part.engine.see(move |state| {
+        fold::look(state, "config", |view| topologies::config::host(view, &host))
+    });
+    let known = known.await.context("the engine has stopped")?;
+    if known.as_ref().is_some_and(|it| it.key != caller.key) {
+        metrics::counter!("healwright_runners_refused_total").increment(1);
+        let host = &caller.host;
+        bail!("{host} calls with another key than the registered one and is not let in (C12)");
+    }
+    Ok(known.is_some())
 }
 
 struct Conversation {
@@ -38,30 +82,17 @@ struct Conversation {
     seen: u64,
     /// Entries of the journal that have been looked at.
     next: u64,
-    to: WriteHalf<UnixStream>,
+    to: To,
 }
 
-/// Holds the conversation until either side ends it.
-pub(super) async fn hold(stream: UnixStream, office: Office) -> anyhow::Result<()> {
-    let (from, to) = tokio::io::split(stream);
-    let mut from = Reader::new(from);
-    let hello = from.next::<FromRunner>().await?;
-    let Some(FromRunner::Hello { host, key, seen, sandbox, .. }) = hello else {
-        bail!("a runner must say hello first");
-    };
-    let known = office.engine.ask({
-        let host = host.clone();
-        move |owner| owner.look("config", |view| topologies::config::host(view, &host))
-    });
-    let known = known.await.context("the engine has stopped")?;
-    if known.as_ref().is_some_and(|it| it.key != key) {
-        metrics::counter!("healwright_runners_refused_total").increment(1);
-        bail!("{host} calls with another key than the registered one and is not let in (C12)");
+/// Holds the conversation with a registered runner until either side ends it.
+pub(super) async fn hold(called: Called, office: Office) -> anyhow::Result<()> {
+    let Called { host, seen, from, to, .. } = called;
+    if !is_registered(&host, &office.part).await? {
+        bail!("{} is not registered", host.host);
     }
-    let name = format!("runner/{host}");
-    office.activator.activate(&name, &Host { host: host.clone(), key, sandbox }).await?;
-    let next = office.engine.follow().borrow().next_seq;
-    let mut talk = Conversation { office, host, seen: seen.size, next, to };
+    let next = office.part.engine.follow().borrow().next_seq;
+    let mut talk = Conversation { office, host: host.host, seen, next, to };
     talk.greet().await?;
     talk.go_on(from).await
 }
@@ -70,7 +101,7 @@ impl Conversation {
     /// Welcome, services, open requests: everything that the journal already holds.
     async fn greet(&mut self) -> anyhow::Result<()> {
         let host = self.host.clone();
-        let standing = self.office.engine.ask(move |owner| {
+        let standing = self.office.part.engine.ask(move |owner| {
             let mode = owner.look("mode", topologies::mode::current);
             let services = owner.look("config", topologies::config::services);
             // Signers first: without them no artifact is taken.
@@ -89,7 +120,8 @@ impl Conversation {
         let (mode, services, open) = standing.await.context("the engine has stopped")?;
         let mode = mode.map(|(mode, epoch)| ModeEpoch { epoch, mode });
         let deployment = self.office.deployment.clone();
-        self.say(&ToRunner::Welcome(Welcome { deployment, partition: PARTITION, mode })).await?;
+        let partition = self.office.part.number;
+        self.say(&ToRunner::Welcome(Welcome { deployment, partition, mode })).await?;
         for seq in services {
             self.send_service(seq).await?;
         }
@@ -99,8 +131,8 @@ impl Conversation {
         Ok(())
     }
 
-    async fn go_on(&mut self, mut from: Reader<ReadHalf<UnixStream>>) -> anyhow::Result<()> {
-        let mut moved = self.office.engine.follow();
+    async fn go_on(&mut self, mut from: Reader<From>) -> anyhow::Result<()> {
+        let mut moved = self.office.part.engine.follow();
         let mut heads = tokio::time::interval(HEAD_EVERY);
         heads.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.read_on().await?;
@@ -121,9 +153,9 @@ impl Conversation {
 
     /// What the journal holds since the last look.
     async fn read_on(&mut self) -> anyhow::Result<()> {
-        let end = self.office.engine.follow().borrow().next_seq;
+        let end = self.office.part.engine.follow().borrow().next_seq;
         while self.next < end {
-            let (log, from) = (self.office.engine.log(), self.next);
+            let (log, from) = (self.office.part.engine.log(), self.next);
             let read = tokio::task::spawn_blocking(move || log.read(from, READ_BYTES)).await??;
             for batch in &read {
                 for entry in batch.entries.iter().filter(|it| it.envelope.seq >= from) {
@@ -166,9 +198,9 @@ impl Conversation {
     }
 
     /// An entry that the folds have refused, or that a later one has replaced, defines nothing.
-    async fn is_in_force(&self, name: &str, seq: u64) -> anyhow::Result<bool> {
+    async fn is_in_force(&mut self, name: &str, seq: u64) -> anyhow::Result<bool> {
         let name = name.to_owned();
-        let active = self.office.engine.ask(move |owner| owner.active_config(&name));
+        let active = self.office.part.engine.ask(move |owner| owner.active_config(&name));
         let active = active.await.context("the engine has stopped")?;
         Ok(active.is_some_and(|it| it.seq == seq))
     }
@@ -179,14 +211,14 @@ impl Conversation {
             FromRunner::Lease { request_id, nonce } => self.lease(request_id, nonce).await,
             FromRunner::Result { request_id, payload } => self.result(request_id, &payload.0).await,
             FromRunner::Telemetry { n, record, .. } => {
-                let engine = self.office.engine.clone();
+                let engine = self.office.part.engine.clone();
                 let stored =
                     tokio::task::spawn_blocking(move || engine.telemetry(&[record.0])).await?;
                 stored.context("storing telemetry")?;
                 self.say(&ToRunner::TelemetryStored { n }).await
             }
             FromRunner::EpochConfirmed { mode_epoch } => {
-                self.office.confirmations.confirm(&self.host, mode_epoch);
+                self.office.part.confirmations.confirm(&self.host, mode_epoch);
                 Ok(())
             }
             FromRunner::HeadSeen { size, cosignature, .. } => {
@@ -217,13 +249,13 @@ impl Conversation {
     /// A runner that signs otherwise than its registered key would is not the registered one.
     async fn cosigned(&mut self, size: u64, line: String) -> anyhow::Result<()> {
         let host = self.host.clone();
-        let told = self.office.engine.ask(move |owner| owner.cosigned(&host, size, &line));
+        let told = self.office.part.engine.ask(move |owner| owner.cosigned(&host, size, &line));
         let told = told.await.context("the engine has stopped")?;
         told.with_context(|| format!("{} cosigns a head of {size} entries", self.host))
     }
 
     async fn dispatch_again(&mut self, id: Uuid) -> anyhow::Result<()> {
-        let open = self.office.engine.ask(move |owner| {
+        let open = self.office.part.engine.ask(move |owner| {
             owner
                 .look(bookkeeping::PROCESSOR.name, |view| view.load::<First>(&format!("open/{id}")))
         });
@@ -236,7 +268,7 @@ impl Conversation {
     /// A grant carries what is left of the owner's lease. An owner that the chain has left
     /// cannot renew it, and then the start is denied.
     async fn lease(&mut self, request_id: Uuid, nonce: u64) -> anyhow::Result<()> {
-        let engine = self.office.engine.clone();
+        let engine = self.office.part.engine.clone();
         let mut moved = engine.follow();
         for _ in 0..2 {
             if engine.lease_left() > LEASE_WORTH {
@@ -280,9 +312,9 @@ impl Conversation {
         let result = Event::decode(Kind::RunnerResult, payload)?;
         let actor = Actor { id: self.host.clone(), kind: ActorKind::Agent, key_id: None };
         let input = Input::new(actor, self.host.clone(), result);
-        let sent = self.office.engine.submit(&input).await?;
+        let sent = self.office.part.engine.submit(&input).await?;
         let answer = sent.answer.await.context("the engine has stopped")?;
-        let place = schemas::envelope::reference(PARTITION, answer.seq);
+        let place = schemas::envelope::reference(self.office.part.number, answer.seq);
         self.say(&ToRunner::ResultJournaled { request_id, place }).await
     }
 
@@ -292,7 +324,7 @@ impl Conversation {
     }
 
     async fn dispatch(&mut self, seq: u64) -> anyhow::Result<()> {
-        let asked = self.office.engine.ask(move |owner| {
+        let asked = self.office.part.engine.ask(move |owner| {
             let entry = proofs::entry(owner, seq)?;
             let mode = owner.look("mode", topologies::mode::current);
             Ok::<_, crate::engine::EngineError>((entry, mode))
@@ -310,7 +342,7 @@ impl Conversation {
     }
 
     async fn show_head(&mut self) -> anyhow::Result<()> {
-        let grown = self.office.engine.follow().borrow().next_seq > self.seen;
+        let grown = self.office.part.engine.follow().borrow().next_seq > self.seen;
         if !grown {
             return Ok(());
         }
@@ -320,7 +352,7 @@ impl Conversation {
 
     async fn evidence(&mut self, seqs: Vec<u64>) -> anyhow::Result<runner::wire::Evidence> {
         let from = self.seen;
-        let asked = self.office.engine.ask(move |owner| {
+        let asked = self.office.part.engine.ask(move |owner| {
             let evidence = proofs::evidence(owner, from, &seqs)?;
             Ok::<_, crate::engine::EngineError>((evidence, owner.head().next_seq))
         });

@@ -3,7 +3,7 @@
 
 use ledger::entry::EntryProof;
 use runner::wire::{Base64, Evidence, Proven};
-use schemas::Entry;
+use schemas::{Entry, Place};
 
 use crate::engine::owner::Owner;
 use crate::engine::{EngineError, wall_now};
@@ -46,5 +46,5 @@ pub(super) fn entry(owner: &Owner, seq: u64) -> Result<Entry, EngineError> {
 
 /// The sequence in `immutable:log:<partition>/<seq>`.
 pub(super) fn seq_of(reference: &str) -> Option<u64> {
-    reference.rsplit('/').next()?.parse().ok()
+    reference.parse::<Place>().ok().map(|it| it.seq)
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use schemas::envelope::Redaction;
+use schemas::signature::PublicKey;
 use schemas::telemetry::Samples;
 use schemas::{Actor, Cause, Envelope, Event, Hash, Ns};
 use state::{State, Wake};
@@ -260,4 +261,15 @@ impl Store for Keyed<'_> {
     fn unwake(&mut self, processor: &'static str, key: &str) {
         self.0.unwake(processor, key);
     }
+}
+/// Reads folded state through the eyes of `processor`.
+pub fn look<T>(state: &mut State, processor: &'static str, look: impl FnOnce(&View<'_>) -> T) -> T {
+    let mut store = Keyed(state);
+    look(&View::new(&mut store, processor))
+}
+
+/// The registered key of a signer.
+pub fn signer(state: &mut State, name: &str) -> Option<PublicKey> {
+    let signers = look(state, "config", topologies::config::signers);
+    signers.keys.get(name).copied()
 }

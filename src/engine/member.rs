@@ -36,7 +36,7 @@ pub type Elect = Box<dyn FnMut() -> Result<Owner, EngineError> + Send>;
 /// One process's part in one partition.
 pub struct Member {
     log: Arc<KafkaLog>,
-    membership: Membership,
+    membership: Arc<Membership>,
     partition: u32,
     elect: Elect,
     /// Entries up to which senders have been answered.
@@ -59,7 +59,7 @@ impl Member {
     /// A member that takes office with `elect` when the group assigns `partition` to it.
     pub fn new(
         log: Arc<KafkaLog>,
-        membership: Membership,
+        membership: Arc<Membership>,
         partition: u32,
         elect: Elect,
     ) -> Result<Self, EngineError> {
@@ -87,6 +87,7 @@ impl Member {
             if let Err(error) = ended {
                 // What others appended cannot be folded, or is not the chain that was read:
                 // nothing is decided here any more, and a person is told.
+                shared.seat.send_modify(|seat| seat.here = false);
                 shared.halt(&error);
                 return;
             }

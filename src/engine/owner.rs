@@ -55,7 +55,7 @@ pub struct Owner {
     /// Inputs that stand alone, with the reason: those that do not come to rest, and those
     /// that a person passed over.
     alone: BTreeMap<(Stream, u64), String>,
-    halted: bool,
+    halted: Option<(Stream, u64)>,
     tick_wanted: bool,
     /// Memory of the samples that were sealed last.
     spare: Samples<'static>,
@@ -182,7 +182,7 @@ impl Owner {
             heads,
             chance,
             alone: BTreeMap::new(),
-            halted: false,
+            halted: None,
             tick_wanted: false,
             spare: Samples::default(),
             cosigned: None,
@@ -246,7 +246,7 @@ impl Owner {
 
     fn cycle_once(&mut self, wall: Ns) -> Result<Cycle, Stop> {
         let mut draught = Draught { positions: self.taken, ..Draught::default() };
-        if self.halted {
+        if self.halted.is_some() {
             self.take_inputs(&mut draught, Stream::Control)?;
         } else {
             self.take_tick(&mut draught, wall)?;
@@ -297,8 +297,7 @@ impl Owner {
 
     /// Reads the folded state through the eyes of `processor`.
     pub fn look<T>(&mut self, processor: &'static str, look: impl FnOnce(&View<'_>) -> T) -> T {
-        let mut store = fold::Keyed(&mut self.state);
-        look(&View::new(&mut store, processor))
+        fold::look(&mut self.state, processor, look)
     }
 
     /// The folded state, for looking at it between two cycles.
@@ -313,8 +312,7 @@ impl Owner {
 
     /// The registered key of a signer.
     pub fn signer(&mut self, name: &str) -> Option<PublicKey> {
-        let signers = self.look("config", topologies::config::signers);
-        signers.keys.get(name).copied()
+        fold::signer(&mut self.state, name)
     }
 
     /// Has the next cycle tick, though nothing else is to be done: while a start lease is
@@ -394,20 +392,26 @@ impl Owner {
             Fault::Panic { processor, seq, message } => (processor, seq, message),
             Fault::Said { processor, why } => (processor, self.head.next_seq, why),
         };
-        self.halted = true;
+        self.halted = Some((stream, position));
         Stop::Engine(EngineError::Panicked {
             processor: processor.to_owned(),
             place: schemas::envelope::reference(self.place.partition, seq),
+            partition: self.place.partition,
             stream: stream_name(stream).to_owned(),
             position,
             message,
         })
     }
 
-    /// Lets the input at `position` stand alone, by a person's decision, and goes on.
-    pub fn pass_over(&mut self, stream: Stream, position: u64, reason: &str) {
+    /// Lets the input at `position` stand alone, by a person's decision, and goes on. Answers
+    /// whether it is the one that the partition stands still at; any other is left as it is.
+    pub fn pass_over(&mut self, stream: Stream, position: u64, reason: &str) -> bool {
+        if self.halted != Some((stream, position)) {
+            return false;
+        }
         self.alone.insert((stream, position), reason.to_owned());
-        self.halted = false;
+        self.halted = None;
+        true
     }
 
     /// Signs and appends; `None` when another batch came first. On `Appended` the state that

@@ -155,12 +155,17 @@ impl Engine {
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
+
+    /// Has the thread end after the batch in hand, without waiting for it.
+    pub fn stop(&self) {
+        self.handle.0.stop.store(true, Ordering::SeqCst);
+        self.handle.nudge(Work::Input);
+    }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.handle.0.stop.store(true, Ordering::SeqCst);
-        self.handle.nudge(Work::Input);
+        self.stop();
         if let Some(thread) = self.thread.take() {
             // A panic of the thread has been reported by itself; there is nothing to add.
             let _ = thread.join();

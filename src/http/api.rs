@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use schemas::event::{
     ApprovalGiven, CONFIG_DOMAIN, ChangeObserved, ConfigActivated, FreezeCommand, FreezeVerb,
@@ -19,7 +19,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::App;
-use crate::engine::Input;
+use super::gate::in_office;
+use crate::engine::{Input, bookkeeping, fold};
+use crate::node::parts::Part;
 
 /// How long a sender waits for its place; the input may still be journaled afterwards, and a
 /// repeat with the same id then answers with that place.
@@ -47,7 +49,7 @@ fn check(field: &str, text: &str) -> Result<(), Response> {
 }
 
 /// Query of what becomes an input.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Wait {
     wait: Option<String>,
 }
@@ -55,23 +57,25 @@ pub struct Wait {
 /// Hands an input over and answers with its place: 201, or 200 for a repeat. On a shared log it
 /// is acknowledged as soon as it is durable, with 202 and its position, unless the sender waits
 /// for more (protocol.md §2).
-async fn journal(app: &App, input: Input, wait: &Wait) -> Response {
+async fn journal(part: &Part, input: Input, wait: &Wait) -> Response {
     if let Some(other) = wait.wait.as_deref().filter(|it| *it != "journaled") {
         let message = format!("`wait` may be `journaled` and nothing else, not {other:?}");
         return problem(StatusCode::BAD_REQUEST, "malformed", message);
     }
-    let mut sent = match app.0.engine.submit(&input).await {
+    let mut sent = match part.engine.submit(&input).await {
         Ok(sent) => sent,
         Err(error) => {
             return problem(StatusCode::SERVICE_UNAVAILABLE, "not_journaled", error.to_string());
         }
     };
-    let answered = if app.0.engine.is_shared() && wait.wait.is_none() {
+    let answered = if part.engine.is_shared() && wait.wait.is_none() {
         match sent.answer.try_recv() {
             Ok(answer) => Ok(Ok(answer)),
             Err(_) => {
                 let stream = schemas::event::stream_name(sent.stream);
-                let body = json!({ "stream": stream, "position": sent.position });
+                let (partition, position) = (part.number, sent.position);
+                let body =
+                    json!({ "stream": stream, "partition": partition, "position": position });
                 return (StatusCode::ACCEPTED, Json(body)).into_response();
             }
         }
@@ -80,7 +84,7 @@ async fn journal(app: &App, input: Input, wait: &Wait) -> Response {
     };
     match answered {
         Ok(Ok(answer)) => {
-            let place = schemas::envelope::reference(app.0.partition, answer.seq);
+            let place = schemas::envelope::reference(part.number, answer.seq);
             if let Some(reason) = answer.refused {
                 let body = json!({ "error": { "code": "refused", "message": reason },
                                    "place": place });
@@ -116,7 +120,7 @@ pub async fn change(State(app): State<App>, Query(wait): Query<Wait>, body: Byte
     let author = if change.author.is_empty() { "api" } else { &change.author };
     let actor = Actor { id: author.to_owned(), kind: ActorKind::Agent, key_id: None };
     let key = change.service.clone();
-    journal(&app, Input::new(actor, key, change), &wait).await
+    journal(app.0.parts.of_service(&key), Input::new(actor, key.clone(), change), &wait).await
 }
 
 /// `POST /api/v1/telemetry`: one `telemetry.sample.v1` as JSON.
@@ -125,18 +129,27 @@ pub async fn telemetry(State(app): State<App>, body: Bytes) -> Response {
         Ok(sample) => sample,
         Err(response) => return response,
     };
-    let encoded = match Event::from(sample).encode() {
-        Ok(encoded) => encoded,
+    // The whole of it is looked at before it is taken apart: the parts of what is malformed may
+    // look well.
+    let encoded = Event::from(sample.clone()).encode();
+    let counted = encoded.and_then(|it| Samples::decode(&it).map(|samples| samples.len()));
+    let n_samples = match counted {
+        Ok(n) => n,
         Err(error) => return problem(StatusCode::BAD_REQUEST, "malformed", error.to_string()),
     };
-    let n_samples = match Samples::decode(&encoded) {
-        Ok(samples) => samples.len(),
-        Err(error) => return problem(StatusCode::BAD_REQUEST, "malformed", error.to_string()),
-    };
-    let engine = app.0.engine.clone();
+    let mut records = Vec::new();
+    for (part, sample) in app.0.parts.split(sample) {
+        match Event::from(sample).encode() {
+            Ok(record) => records.push((part.engine.clone(), record)),
+            Err(error) => return problem(StatusCode::BAD_REQUEST, "malformed", error.to_string()),
+        }
+    }
     // The write waits for the disk, so it does not belong on a thread that serves sockets.
-    let stored = tokio::task::spawn_blocking(move || engine.telemetry(&[encoded])).await;
-    match stored {
+    let stored = tokio::task::spawn_blocking(move || {
+        let mut records = records.into_iter();
+        records.try_for_each(|(engine, record)| engine.telemetry(&[record]))
+    });
+    match stored.await {
         Ok(Ok(())) => (StatusCode::ACCEPTED, Json(json!({ "samples": n_samples }))).into_response(),
         Ok(Err(error)) => problem(StatusCode::SERVICE_UNAVAILABLE, "not_stored", error.to_string()),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "not_stored", error.to_string()),
@@ -150,7 +163,7 @@ pub async fn release(State(app): State<App>, Query(wait): Query<Wait>, body: Byt
         Err(response) => return response,
     };
     let (actor, key) = (human(&release.requested_by, None), release.service.clone());
-    journal(&app, Input::new(actor, key, release), &wait).await
+    journal(app.0.parts.of_service(&key), Input::new(actor, key.clone(), release), &wait).await
 }
 
 /// `POST /api/v1/approvals`: a signed `approval.given.v1`.
@@ -160,7 +173,20 @@ pub async fn approval(State(app): State<App>, Query(wait): Query<Wait>, body: By
         Err(response) => return response,
     };
     let (actor, key) = (human(&approval.approver, None), approval.proposal_id.to_string());
-    journal(&app, Input::new(actor, key, approval), &wait).await
+    let known = app.0.projection.model().partition_of(approval.proposal_id);
+    let part = match known.and_then(|it| app.0.parts.get(it)) {
+        Some(part) => part,
+        // The only partition refuses what it does not know, and says so in its journal.
+        None if app.0.parts.all().len() == 1 => app.0.parts.first(),
+        None => {
+            let why = format!(
+                "no proposal {} is known on this node; if it was made just now, try again",
+                approval.proposal_id
+            );
+            return problem(StatusCode::NOT_FOUND, "unknown_proposal", why);
+        }
+    };
+    journal(part, Input::new(actor, key, approval), &wait).await
 }
 
 /// `POST /api/v1/config`: a signed `config.activated.v1`.
@@ -169,16 +195,57 @@ pub async fn config(State(app): State<App>, Query(wait): Query<Wait>, body: Byte
         Ok(config) => config,
         Err(response) => return response,
     };
-    let signer = config.approved_by.clone();
-    let known = match app.0.engine.ask(move |owner| owner.signer(&signer)).await {
-        Ok(known) => known,
-        Err(_) => {
-            let why = "the engine has stopped";
-            return problem(StatusCode::SERVICE_UNAVAILABLE, "stopped", why);
+    if config.name.starts_with("runner/") {
+        let why = "a runner is registered by the node that it calls";
+        return problem(StatusCode::FORBIDDEN, "not_by_hand", why);
+    }
+    let parts = app.0.parts.of_config(&config.name);
+    let asked: Vec<_> = parts
+        .iter()
+        .map(|part| tokio::spawn(activate(part.clone(), config.clone(), wait.clone())))
+        .collect();
+    // What did not go well in one partition is what the sender must know. Each partition judges
+    // for itself, so sending it again completes what one of them has missed.
+    let mut worst: Option<(u32, Response)> = None;
+    for (part, asked) in parts.iter().zip(asked) {
+        let crashed =
+            |error: tokio::task::JoinError| stopped(&format!("the request ended: {error}"));
+        let answer = asked.await.unwrap_or_else(crashed);
+        if worst.as_ref().is_none_or(|(_, it)| it.status() < answer.status()) {
+            worst = Some((part.number, answer));
         }
-    };
+    }
+    match worst {
+        Some((_, answer)) if answer.status().is_success() || parts.len() == 1 => answer,
+        Some((number, answer)) => {
+            let why = format!(
+                "partition {number} has not taken it ({}); send it again until all have",
+                answer.status()
+            );
+            problem(answer.status(), "not_everywhere", why)
+        }
+        None => stopped("there is no partition"),
+    }
+}
+
+fn stopped(why: &str) -> Response {
+    problem(StatusCode::SERVICE_UNAVAILABLE, "stopped", why)
+}
+
+/// A configuration in one partition. One that is in force there already is not journaled again.
+async fn activate(part: Part, config: ConfigActivated, wait: Wait) -> Response {
+    let (signer, name) = (config.approved_by.clone(), config.name.clone());
+    let looked = part
+        .engine
+        .see(move |state| (fold::signer(state, &signer), bookkeeping::active_config(state, &name)));
+    let Ok((key, active)) = looked.await else { return stopped("the engine has stopped") };
+    let is_in_force =
+        active.is_some_and(|it| it.digest == config.digest && it.version == config.version);
+    if is_in_force {
+        return (StatusCode::OK, Json(json!({ "repeated": true }))).into_response();
+    }
     let signature = config.signature.as_deref().and_then(signature_from_text);
-    let signed = known
+    let signed = key
         .zip(signature)
         .is_some_and(|(key, signature)| key.verify(CONFIG_DOMAIN, &config.statement(), &signature));
     if !signed {
@@ -186,12 +253,14 @@ pub async fn config(State(app): State<App>, Query(wait): Query<Wait>, body: Byte
         return problem(StatusCode::FORBIDDEN, "invalid_signer", why);
     }
     let (actor, key) = (human(&config.approved_by, None), config.name.clone());
-    journal(&app, Input::new(actor, key, config), &wait).await
+    journal(&part, Input::new(actor, key, config), &wait).await
 }
 
 /// Body of `POST /api/v1/skip`.
 #[derive(Deserialize)]
 pub struct Skip {
+    #[serde(default)]
+    partition: u32,
     stream: String,
     position: u64,
     reason: String,
@@ -200,21 +269,28 @@ pub struct Skip {
 }
 
 /// Domain of a person's decision to pass over an input.
-pub const SKIP_DOMAIN: &str = "healwright/skip/v1";
+pub const SKIP_DOMAIN: &str = "healwright/skip/v2";
 
 /// What a person signs to pass over an input.
-pub fn skip_statement(stream: &str, position: u64, reason: &str) -> Vec<u8> {
+pub fn skip_statement(partition: u32, stream: &str, position: u64, reason: &str) -> Vec<u8> {
     let mut out = schemas::wire::Writer::default();
-    out.text(stream).u64(position).text(reason);
+    out.u32(partition).text(stream).u64(position).text(reason);
     out.0
 }
 
 /// `POST /api/v1/skip`: passes over an input whose fold panicked.
-pub async fn skip(State(app): State<App>, body: Bytes) -> Response {
+pub async fn skip(State(app): State<App>, uri: Uri, body: Bytes) -> Response {
     let skip: Skip = match parse(&body) {
         Ok(skip) => skip,
         Err(response) => return response,
     };
+    let part = match part(&app, skip.partition) {
+        Ok(part) => part,
+        Err(response) => return response,
+    };
+    if let Err(elsewhere) = in_office(part, &uri) {
+        return elsewhere;
+    }
     let stream = match skip.stream.as_str() {
         "inbox" => schemas::Stream::Inbox,
         "control" => schemas::Stream::Control,
@@ -222,20 +298,21 @@ pub async fn skip(State(app): State<App>, body: Bytes) -> Response {
         _ => return problem(StatusCode::BAD_REQUEST, "malformed", "no such stream"),
     };
     let reason = format!("passed over by {}: {}", skip.signer_id, skip.reason);
-    let statement = skip_statement(&skip.stream, skip.position, &skip.reason);
-    let done = app.0.engine.ask(move |owner| {
+    let statement = skip_statement(skip.partition, &skip.stream, skip.position, &skip.reason);
+    let done = part.engine.ask(move |owner| {
         let signed = owner.signer(&skip.signer_id).is_some_and(|key| {
             schemas::signature::signature_from_text(&skip.signature)
                 .is_some_and(|signature| key.verify(SKIP_DOMAIN, &statement, &signature))
         });
-        if signed {
-            owner.pass_over(stream, skip.position, &reason);
-        }
-        signed
+        signed.then(|| owner.pass_over(stream, skip.position, &reason))
     });
     match done.await {
-        Ok(true) => (StatusCode::OK, Json(json!({ "skipped": true }))).into_response(),
-        Ok(false) => {
+        Ok(Some(true)) => (StatusCode::OK, Json(json!({ "skipped": true }))).into_response(),
+        Ok(Some(false)) => {
+            let why = "the partition does not stand still at that input; nothing is passed over";
+            problem(StatusCode::CONFLICT, "not_stopped_there", why)
+        }
+        Ok(None) => {
             let why = "no registered signer signed this; `healwright repair skip` does";
             problem(StatusCode::FORBIDDEN, "invalid_signer", why)
         }
@@ -243,19 +320,30 @@ pub async fn skip(State(app): State<App>, body: Bytes) -> Response {
     }
 }
 
+#[expect(clippy::result_large_err, reason = "the refusal is the answer")]
+fn part(app: &App, number: u32) -> Result<&Part, Response> {
+    let known = app.0.parts.get(number);
+    known.ok_or_else(|| {
+        let n_partitions = app.0.parts.all().len();
+        let why = format!("there is no partition {number}; this system has {n_partitions}");
+        problem(StatusCode::NOT_FOUND, "unknown_partition", why)
+    })
+}
+
 /// `POST /api/incidents/freeze`: acknowledged once it is folded and every runner has confirmed
-/// the new mode epoch or been waited out (protocol.md §7).
-pub async fn freeze(State(app): State<App>, body: Bytes) -> Response {
-    command(app, body, FreezeVerb::Freeze).await
+/// the new mode epoch or been waited out (protocol.md §7). It is of all partitions; where there
+/// are several, any node answers.
+pub async fn freeze(State(app): State<App>, uri: Uri, body: Bytes) -> Response {
+    command(app, &uri, &body, FreezeVerb::Freeze).await
 }
 
 /// `POST /api/incidents/unfreeze`.
-pub async fn unfreeze(State(app): State<App>, body: Bytes) -> Response {
-    command(app, body, FreezeVerb::Unfreeze).await
+pub async fn unfreeze(State(app): State<App>, uri: Uri, body: Bytes) -> Response {
+    command(app, &uri, &body, FreezeVerb::Unfreeze).await
 }
 
-async fn command(app: App, body: Bytes, verb: FreezeVerb) -> Response {
-    let command: FreezeCommand = match parse(&body) {
+async fn command(app: App, uri: &Uri, body: &Bytes, verb: FreezeVerb) -> Response {
+    let command: FreezeCommand = match parse(body) {
         Ok(command) => command,
         Err(response) => return response,
     };
@@ -263,7 +351,14 @@ async fn command(app: App, body: Bytes, verb: FreezeVerb) -> Response {
         let message = format!("`command` must be `{verb}` here");
         return problem(StatusCode::BAD_REQUEST, "malformed", message);
     }
-    crate::dispatch::command(app, command).await
+    let parts = app.0.parts.all();
+    // The only owner hears from its runners and need not wait for their leases to end.
+    if let [part] = parts
+        && let Err(elsewhere) = in_office(part, uri)
+    {
+        return elsewhere;
+    }
+    crate::dispatch::command(parts, &command).await
 }
 
 /// `GET /healthz`: the process answers.
@@ -271,17 +366,28 @@ pub async fn healthz() -> Json<Value> {
     Json(json!({ "status": "healthy" }))
 }
 
-/// `GET /readyz`: the partition is not stopped, and this node is its owner or follows it.
+/// `GET /readyz`: no partition is stopped, and this node is their owner or follows it.
 pub async fn readyz(State(app): State<App>) -> Response {
-    let moved = app.0.engine.follow().borrow().clone();
-    match moved.stopped {
-        None => {
-            let office = if app.0.engine.seat().borrow().here { "here" } else { "elsewhere" };
-            let body = json!({ "status": "ready", "entries": moved.next_seq, "office": office });
-            (StatusCode::OK, Json(body)).into_response()
+    let (mut entries, mut here) = (0, 0);
+    for part in app.0.parts.all() {
+        let moved = part.engine.follow().borrow().clone();
+        if let Some(why) = moved.stopped {
+            return problem(StatusCode::SERVICE_UNAVAILABLE, "stopped", why);
         }
-        Some(why) => problem(StatusCode::SERVICE_UNAVAILABLE, "stopped", why),
+        entries += moved.next_seq;
+        here += usize::from(part.engine.seat().borrow().here);
     }
+    let partitions = app.0.parts.all().len();
+    let office = match here {
+        0 => "elsewhere",
+        n if n == partitions => "here",
+        _ => "shared",
+    };
+    let body = json!({
+        "status": "ready", "entries": entries, "office": office,
+        "partitions": partitions, "in_office": here,
+    });
+    (StatusCode::OK, Json(body)).into_response()
 }
 
 /// `GET /metrics`.

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use super::App;
 use super::api::problem;
+use crate::node::parts::Part;
 
 /// The rule for writes.
 #[derive(Clone, Debug)]
@@ -67,18 +68,22 @@ pub async fn writes(State(app): State<App>, request: Request, next: Next) -> Res
 }
 
 /// Sends on what only the owner of the partition can answer; without one, says so.
-pub async fn owner(State(app): State<App>, request: Request, next: Next) -> Response {
-    let seat = app.0.engine.seat().borrow().clone();
+///
+/// # Errors
+/// The answer that says where to ask.
+#[expect(clippy::result_large_err, reason = "the refusal is the answer")]
+pub fn in_office(part: &Part, uri: &Uri) -> Result<(), Response> {
+    let seat = part.engine.seat().borrow().clone();
     if seat.here {
-        return next.run(request).await;
+        return Ok(());
     }
     if seat.endpoint.is_empty() {
         let why = "no node holds office now; try again in some seconds";
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "no_owner", why);
+        return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_owner", why));
     }
-    let path = request.uri().path_and_query().map_or("/", |it| it.as_str());
+    let path = uri.path_and_query().map_or("/", |it| it.as_str());
     let to = format!("http://{}{path}", seat.endpoint);
-    (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to)]).into_response()
+    Err((StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to)]).into_response())
 }
 
 /// A host without its port. An IPv6 address in brackets holds colons of its own.

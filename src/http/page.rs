@@ -25,7 +25,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use ledger::entry::EntryProof;
-use schemas::{Entry, Event};
+use schemas::{Entry, Event, Place};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio_stream::StreamExt as _;
@@ -67,8 +67,10 @@ pub fn routes() -> Router<App> {
     Router::new()
         .route("/", get(now))
         .route("/incidents/{id}", get(incident))
-        .route("/entries/{seq}", get(entry))
-        .route("/entries/{seq}/proof", get(proof))
+        .route("/entries/{place}", get(entry))
+        .route("/entries/{place}/proof", get(proof))
+        .route("/entries/{partition}/{seq}", get(entry_of))
+        .route("/entries/{partition}/{seq}/proof", get(proof_of))
         .route("/style.css", get(|| asset("text/css; charset=utf-8", STYLE)))
         .route("/live.js", get(|| asset("text/javascript; charset=utf-8", SCRIPT)))
         .route("/verify.js", get(|| asset("text/javascript; charset=utf-8", VERIFY)))
@@ -100,12 +102,17 @@ struct Find {
 }
 
 async fn now(State(app): State<App>, Query(find): Query<Find>) -> Response {
-    let moved = app.0.engine.follow().borrow().clone();
+    let (mut n_entries, mut stopped) = (0, None);
+    for part in app.0.parts.all() {
+        let moved = part.engine.follow().borrow().clone();
+        n_entries += moved.next_seq;
+        stopped = stopped.or(moved.stopped);
+    }
     let model = app.0.projection.model();
     let now = now::Now {
         model: &model,
-        n_entries: moved.next_seq,
-        stopped: moved.stopped.as_deref(),
+        n_entries,
+        stopped: stopped.as_deref(),
         query: &find.q,
         now: wall_now(),
     };
@@ -137,13 +144,15 @@ async fn read(
     app: &App,
     view: &IncidentView,
     now: schemas::Ns,
-) -> (Result<sli::Curve, String>, Vec<(u64, Event)>) {
+) -> (Result<sli::Curve, String>, Vec<(Place, Event)>) {
     let around = app.0.projection.around(&view.incident.incident_id, now);
     let lines = incident::shown(view);
     let lines = lines.0.iter().chain(lines.1);
-    let seqs = lines.filter(|it| incident::unfolds(it.kind)).map(|it| it.seq);
-    let seqs: Vec<u64> = seqs.take(FOLDS_MAX).collect();
-    let log = app.0.engine.log();
+    let places = lines.filter(|it| incident::unfolds(it.kind)).map(|it| it.place);
+    let places: Vec<Place> = places.take(FOLDS_MAX).collect();
+    // A partition whose engine is not here has no model either.
+    let part = app.0.parts.get(view.opened.partition).unwrap_or_else(|| app.0.parts.first());
+    let log = part.engine.log();
     // Closed never: the bounds live as long as the listener.
     let _one = app.0.bounds.reading.acquire().await;
     let read = tokio::task::spawn_blocking(move || {
@@ -151,9 +160,9 @@ async fn read(
             Some(around) => sli::around(&*log, &around).map_err(|it| it.to_string()),
             None => Err("it is about no single service".to_owned()),
         };
-        let folds = seqs.into_iter().filter_map(|seq| {
-            let event = at(&*log, seq)?.event().ok()?;
-            Some((seq, event))
+        let folds = places.into_iter().filter_map(|place| {
+            let event = at(&*log, place.seq)?.event().ok()?;
+            Some((place, event))
         });
         (curve, folds.collect())
     });
@@ -166,37 +175,47 @@ fn at(log: &dyn state::Log, seq: u64) -> Option<Entry> {
 }
 
 /// An entry and the proof under the latest signed head, if one covers it yet.
-async fn proven(app: &App, seq: &str) -> Option<(Entry, Option<EntryProof>)> {
-    let seq: u64 = seq.parse().ok()?;
-    if seq >= app.0.engine.follow().borrow().next_seq {
+async fn proven(app: &App, place: &str) -> Option<(Entry, Option<EntryProof>)> {
+    let Place { partition, seq } = place.parse().ok()?;
+    let part = app.0.parts.get(partition)?;
+    if seq >= part.engine.follow().borrow().next_seq {
         return None;
     }
-    let log = app.0.engine.log();
+    let log = part.engine.log();
     let entry = tokio::task::spawn_blocking(move || at(&*log, seq)).await.ok()??;
-    let proof = app.0.engine.ask(move |owner| {
+    let proof = part.engine.ask(move |owner| {
         let (heads, state) = owner.tree();
         heads.prove(state, seq).ok()
     });
     Some((entry, proof.await.ok().flatten()))
 }
 
-async fn entry(State(app): State<App>, Path(seq): Path<String>) -> Response {
-    match proven(&app, &seq).await {
+async fn entry(State(app): State<App>, Path(place): Path<String>) -> Response {
+    match proven(&app, &place).await {
         Some((entry, proof)) => page(StatusCode::OK, entry::render(&entry, proof.as_ref())),
-        None => page(StatusCode::NOT_FOUND, html::missing("entry", &seq)),
+        None => page(StatusCode::NOT_FOUND, html::missing("entry", &place)),
     }
 }
 
-/// `GET /entries/{seq}/proof`: the stored bytes and what proves them, for a verifier.
-async fn proof(State(app): State<App>, Path(seq): Path<String>) -> Response {
-    match proven(&app, &seq).await {
+/// `GET /entries/PLACE/proof`: the stored bytes and what proves them, for a verifier.
+async fn proof(State(app): State<App>, Path(place): Path<String>) -> Response {
+    match proven(&app, &place).await {
         Some((entry, Some(proof))) => Json(entry::document(&entry, &proof)).into_response(),
         Some((_, None)) => {
             let why = "no signed head covers it yet; ask again in a second";
             problem(StatusCode::SERVICE_UNAVAILABLE, "not_signed", why)
         }
-        None => problem(StatusCode::NOT_FOUND, "unknown_entry", format!("no entry {seq}")),
+        None => problem(StatusCode::NOT_FOUND, "unknown_entry", format!("no entry {place}")),
     }
+}
+
+/// An entry of a further partition.
+async fn entry_of(state: State<App>, Path((of, seq)): Path<(String, String)>) -> Response {
+    entry(state, Path(format!("{of}/{seq}"))).await
+}
+
+async fn proof_of(state: State<App>, Path((of, seq)): Path<(String, String)>) -> Response {
+    proof(state, Path(format!("{of}/{seq}"))).await
 }
 
 /// `GET /api/events`: a message with the number of entries when the model has grown. Readers

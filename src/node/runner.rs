@@ -1,14 +1,56 @@
-//! The runner of this machine, in a process of its own.
+//! The runners of this machine, each in a process of its own: one for each partition that has
+//! services here, so that every runner follows one chain.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::process::Child;
+use topologies::config::Service;
 
 use super::Layout;
+use super::parts::Parts;
+
+/// A runner may take this long to end.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
+
+/// Starts the runners that `services` need; the first partition's is always there.
+pub(super) fn start_all(
+    layout: &Layout,
+    parts: &Parts,
+    services: &[Service],
+    deployment: &str,
+) -> anyhow::Result<Vec<Child>> {
+    let mut numbers = BTreeSet::from([super::PARTITION]);
+    numbers.extend(services.iter().map(|it| parts.of_service(&it.name).number));
+    // What a former configuration put under care is under care until the journal says otherwise.
+    let had_runner = |it: &u32| layout.partition(*it).runner().exists();
+    numbers.extend(parts.all().iter().map(|it| it.number).filter(had_runner));
+    numbers.into_iter().map(|number| start(&layout.partition(number), deployment)).collect()
+}
+
+/// Ends them all and waits for it.
+pub(super) async fn stop_all(runners: &mut [Child]) {
+    for runner in &*runners {
+        if let Some(pid) = runner.id().and_then(|id| i32::try_from(id).ok())
+            && let Some(pid) = rustix::process::Pid::from_raw(pid)
+        {
+            // It may have ended by itself; then there is nothing to stop.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+    for runner in runners {
+        if tokio::time::timeout(STOP_WITHIN, runner.wait()).await.is_err() {
+            // What it leaves is adopted by the next one.
+            let _ = runner.kill().await;
+        }
+    }
+}
 
 /// The same program as a runner, in a process of its own.
-pub(super) fn start(layout: &Layout, deployment: &str) -> anyhow::Result<tokio::process::Child> {
+fn start(layout: &Layout, deployment: &str) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("finding this program")?;
     let log = runner_log(&layout.0)?;
     tokio::process::Command::new(program)

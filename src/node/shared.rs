@@ -1,5 +1,7 @@
-//! A node on a cluster: its place in the deployment, and an engine that shares its partition.
+//! A node on a cluster: its place in the deployment, and engines that share their partitions
+//! with other processes.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +10,9 @@ use schemas::signature::KeyPair;
 use state::kafka::group::Membership;
 use state::kafka::{Cluster, KafkaLog};
 
-use super::{Layout, LogChoice, NodeConfig, PARTITION, PARTITIONS, head_record_default, os_chance};
+use super::layout::head_record_beside;
+use super::parts::{Part, Parts};
+use super::{Layout, LogChoice, NodeConfig, Started, head_record_default, os_chance};
 use crate::checkpoints::Depot;
 use crate::checkpoints::keeper::Keeper;
 use crate::checkpoints::start::{self, Expected};
@@ -20,15 +24,32 @@ use crate::fanout::Values;
 use crate::keys::{Identity, KeyDir};
 use crate::{fanout, join};
 
-/// Who this node is, and the operator's key where it is kept here.
-pub(super) async fn identities(config: &NodeConfig) -> anyhow::Result<(Identity, Option<KeyPair>)> {
+/// Between two looks whether a partition has stopped.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A node's place in its deployment.
+pub(super) struct Joined {
+    /// Who it is.
+    pub(super) identity: Identity,
+    /// The operator's key, where it is kept here.
+    pub(super) operator: Option<KeyPair>,
+    /// Partitions of the system.
+    pub(super) n_partitions: u32,
+}
+
+/// Takes this node's place in the deployment, which is founded where there is none.
+pub(super) async fn identities(config: &NodeConfig) -> anyhow::Result<Joined> {
     let keys = KeyDir::of(&config.data);
     match &config.log {
-        LogChoice::Embedded => Ok((keys.identity()?, Some(keys.operator()?))),
+        LogChoice::Embedded => {
+            let operator = Some(keys.operator()?);
+            Ok(Joined { identity: keys.identity()?, operator, n_partitions: 1 })
+        }
         LogChoice::Kafka(cluster) => {
             let (cluster, data) = (cluster.clone(), config.data.clone());
+            let wanted = config.partitions;
             let joined = tokio::task::spawn_blocking(move || {
-                cluster.prepare(PARTITIONS, &fanout::topics())?;
+                let n_partitions = cluster.prepare(wanted, &fanout::topics())?;
                 let identity = join::identity(&cluster, &keys, &data)?;
                 let root = keys.existing_root().ok();
                 // The operator's key is made where the deployment was founded.
@@ -36,7 +57,7 @@ pub(super) async fn identities(config: &NodeConfig) -> anyhow::Result<(Identity,
                 if let Some(root) = root.filter(|_| join::is_local(&cluster)) {
                     join::admit_all(cluster, root);
                 }
-                anyhow::Ok((identity, operator))
+                anyhow::Ok(Joined { identity, operator, n_partitions })
             });
             joined.await.context("joining the cluster")?
         }
@@ -55,52 +76,126 @@ pub(super) async fn agree(config: &NodeConfig) -> anyhow::Result<Values> {
     Ok(Values::Registered(Arc::new(agreed.await.context("asking the schema registry")??)))
 }
 
-/// An engine that shares its partition with other processes.
+/// What an engine shares with other processes.
+pub(super) struct Share {
+    /// Its log.
+    pub(super) log: Arc<KafkaLog>,
+    /// This process's place in the group.
+    pub(super) membership: Arc<Membership>,
+}
+
+/// Leaves the group when a partition has stopped here and there is another node to take it over.
+/// The group assigns to a process as a whole, so all its partitions go; a node that is alone
+/// keeps the ones that are well.
+pub(super) fn leave_when_stopped(parts: &Parts, membership: Arc<Membership>) {
+    let parts = parts.clone();
+    tokio::spawn(async move {
+        loop {
+            let is_stopped = |it: &Part| it.engine.follow().borrow().stopped.is_some();
+            let is_elsewhere = |it: &Part| {
+                let seat = it.engine.seat().borrow().clone();
+                !is_stopped(it) && !seat.here && !seat.endpoint.is_empty()
+            };
+            let all = parts.all();
+            let others = all.len() == 1 || all.iter().any(is_elsewhere);
+            if others && all.iter().any(is_stopped) {
+                tracing::warn!(
+                    "a partition stands still here; another node takes this one's place"
+                );
+                membership.leave();
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    });
+}
+
+/// Engines that share their partitions with other processes, one for each partition.
 pub(super) async fn share(
     config: &NodeConfig,
     cluster: &Cluster,
-    identity: Identity,
+    identity: &Arc<Identity>,
+    n_partitions: u32,
     endpoint: &str,
-) -> anyhow::Result<(Engine, Arc<KafkaLog>)> {
-    let layout = Layout(config.data.clone());
-    let (deployment, identity) = (identity.deployment.clone(), Arc::new(identity));
-    belongs(&layout, &deployment)?;
-    let kept = kept_elsewhere(config, &deployment).await?;
-    let bell = Bell::default();
-    let ringing = bell.clone();
-    let news: Arc<dyn Fn() + Send + Sync> = Arc::new(move || ringing.ring());
-    let log = KafkaLog::open(cluster, &config.data, &deployment, PARTITION, news.clone())?;
-    let log = Arc::new(log);
-    let name = format!("{deployment}-{}", identity.node.public().id());
-    let record = config.head_record.clone().unwrap_or_else(|| head_record_default(&name));
+) -> anyhow::Result<Vec<Started>> {
+    // All logs first: a member that is assigned a partition while it restores another would keep
+    // both without an owner.
+    let mut opened = Vec::new();
+    for partition in 0..n_partitions {
+        let layout = Layout(config.data.clone()).partition(partition);
+        belongs(&layout, &identity.deployment, n_partitions)?;
+        let kept = kept_elsewhere(config, &layout, &identity.deployment, partition).await?;
+        let bell = Bell::default();
+        let ringing = bell.clone();
+        let news = Arc::new(move || ringing.ring());
+        let log = KafkaLog::open(cluster, &layout.0, &identity.deployment, partition, news)?;
+        opened.push(Opened { partition, layout, bell, log: Arc::new(log), kept });
+    }
+    let bells: Vec<Bell> = opened.iter().map(|it| it.bell.clone()).collect();
+    let news = Arc::new(move || bells.iter().for_each(Bell::ring));
     // What `healwright groups` shows of this process.
     let client = format!("healwright@{endpoint}");
-    let (office_log, endpoint, signer) = (log.clone(), endpoint.to_owned(), identity.clone());
-    let elect = move || {
-        let shown = office_log.clone();
-        let heads = Heads::open(&record, Some(layout.checkpoint()))?
-            .shown(Box::new(move |note| shown.publish_head(note)));
-        let office = Office {
-            log: office_log.clone(),
-            store: office_log.clone(),
-            identity: &identity,
-            endpoint: endpoint.clone(),
-            heads,
-            chance: os_chance(),
-        };
-        Owner::elect(office, crate::engine::wall_now())
-    };
-    let membership = Membership::join(cluster, &client, news)?;
+    let membership = Arc::new(Membership::join(cluster, &client, news)?);
     tracing::info!(protocol = membership.protocol().name(), "joined the owners' group");
-    let mut member = Member::new(log.clone(), membership, PARTITION, Box::new(elect))?;
-    let Some(Kept { depot, every, expected }) = kept else {
-        return Ok((Engine::join(member, &bell)?, log));
-    };
-    member.expect(expected);
-    let engine = Engine::join(member, &bell)?;
-    let data = config.data.clone();
-    Keeper { depot, log: log.clone(), identity: signer, data, every }.follow(&engine.handle());
-    Ok((engine, log))
+    let record = config.head_record.as_deref();
+    let seat = Seat { record, membership: &membership, identity, endpoint };
+    opened.into_iter().map(|it| seat.take(it)).collect()
+}
+
+/// One partition, before this process is in the group.
+struct Opened {
+    partition: u32,
+    layout: Layout,
+    bell: Bell,
+    log: Arc<KafkaLog>,
+    kept: Option<Kept>,
+}
+
+/// What the engines of a process have in common.
+struct Seat<'a> {
+    record: Option<&'a Path>,
+    membership: &'a Arc<Membership>,
+    identity: &'a Arc<Identity>,
+    endpoint: &'a str,
+}
+
+impl Seat<'_> {
+    /// One partition's engine.
+    fn take(&self, opened: Opened) -> anyhow::Result<Started> {
+        let Opened { partition, layout, bell, log, kept } = opened;
+        let name = format!("{}-{}", self.identity.deployment, self.identity.node.public().id());
+        let record = match self.record {
+            Some(path) => head_record_beside(path, partition),
+            None => head_record_default(&name, partition),
+        };
+        let (office_log, endpoint) = (log.clone(), self.endpoint.to_owned());
+        let (identity, checkpoint) = (self.identity.clone(), layout.checkpoint());
+        let elect = move || {
+            let shown = office_log.clone();
+            let heads = Heads::open(&record, Some(checkpoint.clone()))?
+                .shown(Box::new(move |note| shown.publish_head(note)));
+            let office = Office {
+                log: office_log.clone(),
+                store: office_log.clone(),
+                identity: &identity,
+                endpoint: endpoint.clone(),
+                heads,
+                chance: os_chance(),
+            };
+            Owner::elect(office, crate::engine::wall_now())
+        };
+        let membership = self.membership.clone();
+        let mut member = Member::new(log.clone(), membership, partition, Box::new(elect))?;
+        let shared = Some(Share { log: log.clone(), membership: self.membership.clone() });
+        let Some(Kept { depot, every, expected }) = kept else {
+            return Ok(Started { engine: Engine::join(member, &bell)?, shared });
+        };
+        member.expect(expected);
+        let engine = Engine::join(member, &bell)?;
+        let (identity, data) = (self.identity.clone(), layout.0);
+        Keeper { depot, log, identity, data, every }.follow(&engine.handle());
+        Ok(Started { engine, shared })
+    }
 }
 
 /// What a configured place for checkpoints comes to at the start.
@@ -111,23 +206,30 @@ struct Kept {
 }
 
 /// Opens the place for checkpoints, and begins with the newest one where that is wanted.
-async fn kept_elsewhere(config: &NodeConfig, deployment: &str) -> anyhow::Result<Option<Kept>> {
+async fn kept_elsewhere(
+    config: &NodeConfig,
+    layout: &Layout,
+    deployment: &str,
+    partition: u32,
+) -> anyhow::Result<Option<Kept>> {
     let Some(Checkpoints { url: Some(url), every_s }) = config.checkpoints.clone() else {
         return Ok(None);
     };
     let every = Duration::from_secs(every_s.unwrap_or(CHECKPOINT_EVERY_S));
-    let (data, deployment) = (config.data.clone(), deployment.to_owned());
+    let (data, deployment) = (layout.0.clone(), deployment.to_owned());
     let runtime = tokio::runtime::Handle::current();
     let opened = tokio::task::spawn_blocking(move || {
         let depot = Depot::make(&url, runtime).with_context(|| format!("opening {url}"))?;
-        let expected = start::begin(&depot, &deployment, PARTITION, &data)?;
+        let expected = start::begin(&depot, &deployment, partition, &data)?;
         anyhow::Ok(Some(Kept { depot, every, expected }))
     });
     opened.await.context("looking for a checkpoint")?
 }
 
 /// Refuses a data directory that holds another log's history, and marks this one.
-fn belongs(layout: &Layout, deployment: &str) -> anyhow::Result<()> {
+fn belongs(layout: &Layout, deployment: &str, n_partitions: u32) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&layout.0)
+        .with_context(|| format!("creating {}", layout.0.display()))?;
     let mark = layout.0.join("shared-log");
     if layout.journal().exists() && !mark.exists() {
         anyhow::bail!(
@@ -136,7 +238,17 @@ fn belongs(layout: &Layout, deployment: &str) -> anyhow::Result<()> {
             layout.0.display()
         );
     }
-    std::fs::write(&mark, format!("{deployment}\n"))
+    let kept = std::fs::read_to_string(&mark).unwrap_or_default();
+    let founded = kept.lines().nth(1).and_then(|it| it.strip_prefix("partitions "));
+    if let Some(founded) = founded.filter(|it| **it != n_partitions.to_string()) {
+        anyhow::bail!(
+            "this system had {founded} partitions and its topics have {n_partitions} now: services \
+             would be looked for where their history is not. Kafka cannot take partitions away, so \
+             start again under another `--topic-prefix`; what was journaled can be exported with \
+             `--partition N`"
+        );
+    }
+    std::fs::write(&mark, format!("{deployment}\npartitions {n_partitions}\n"))
         .with_context(|| format!("writing {}", mark.display()))?;
     std::fs::write(layout.deployment(), format!("{deployment}\n"))
         .with_context(|| format!("writing {}", layout.deployment().display()))

@@ -59,7 +59,7 @@ fn metric_and_span_names_verbatim() {
     let handle = recorder.handle();
     metrics::with_local_recorder(&recorder, || {
         let mut votes = Votes::default();
-        counted().iter().for_each(|it| count(it, &mut votes));
+        counted().iter().for_each(|it| count(0, it, &mut votes));
     });
     let text = handle.render();
     for line in [
@@ -68,7 +68,7 @@ fn metric_and_span_names_verbatim() {
         "l1_accept_ratio 1",
         "deploy_promotions_total{service=\"shop\"} 1",
         "deploy_rollbacks_total{service=\"shop\"} 1",
-        "trust_score{component=\"restart\"} 0.6",
+        "trust_score{partition=\"0\",component=\"restart\"} 0.6",
     ] {
         assert!(text.contains(&format!("\n{line}")), "{line}: {text}");
     }

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use schemas::event::{
-    ApprovalGiven, ConfigActivated, DeployPhase, DeployState, GovernanceDecision, Health,
-    IncidentChanged, IncidentStatus, L3ExecutionResult, Mode, RemediationProposed, Signal,
-};
-use schemas::{Cause, Envelope, Event, Kind, Ns, Uuid};
-use topologies::config::{Service, Signers};
+use schemas::event::{ConfigActivated, DeployPhase, DeployState, IncidentStatus, Signal};
+use schemas::{Cause, Envelope, Event, Ns, Place, Uuid};
+use topologies::config::Signers;
 use topologies::deployment::denial_id;
 use topologies::profile::Profile;
 
-use super::sli::Curve;
+use super::parts::{
+    BarredView, ConfigView, IncidentView, Line, ModeView, PartitionView, ProposalView, RolloutView,
+    ServiceView, TrustView,
+};
 use crate::words;
 
 /// Anomalies kept to show what an incident was opened for.
@@ -22,16 +22,12 @@ const INCIDENTS_MAX: usize = 10_000;
 /// Everything that readers are shown.
 #[derive(Debug, Default)]
 pub struct Model {
-    /// Entries folded.
-    pub next_seq: u64,
-    /// Epoch of the owner.
-    pub epoch: u64,
+    /// What belongs to one partition each, by its number.
+    pub partitions: BTreeMap<u32, PartitionView>,
     /// When the first entry was written.
     pub since: Option<Ns>,
     /// Wall time of the last entry.
     pub wall: Ns,
-    /// Operating mode; `None` is unknown and fails closed.
-    pub mode: Option<(Mode, u64, String)>,
     /// The active profile.
     pub profile: Option<Profile>,
     /// Registered signers.
@@ -46,147 +42,21 @@ pub struct Model {
     pub rollouts: BTreeMap<Uuid, RolloutView>,
     /// The deny list, by service and digest.
     pub barred: BTreeMap<(String, String), BarredView>,
-    /// What an approval has cleared, until it is known that it did.
-    clearing: Option<(u64, BarredView)>,
     /// Trust by component, as it was last said.
     pub trust: BTreeMap<String, TrustView>,
     /// Configurations in force, by name.
     pub configs: BTreeMap<String, ConfigView>,
-    /// A configuration that was folded last; the next entry says whether it took effect.
-    unsettled: Option<(u64, ConfigActivated)>,
-    order: Vec<String>,
+    /// Ids of incidents by when they began.
+    order: BTreeMap<(Ns, Place), String>,
     /// The latest anomalies: what an incident that opens was opened for.
     anomalies: VecDeque<(Line, Signal, f64)>,
     requests: BTreeMap<Uuid, Option<String>>,
 }
 
-/// Trust in a component.
-#[derive(Debug, Clone)]
-pub struct TrustView {
-    /// 0–1.
-    pub trust: f64,
-    /// Weight of a playbook: it orders proposals and never passes a gate.
-    pub weight: Option<f64>,
-    /// Why it last changed.
-    pub why: String,
-    /// When.
-    pub at: Ns,
-}
-
-/// A release that may not run until a person clears it.
-#[derive(Debug, Clone)]
-pub struct BarredView {
-    /// Service on which it is barred.
-    pub service: String,
-    /// Its version.
-    pub version: String,
-    /// Its digest.
-    pub digest: String,
-    /// What it did.
-    pub why: String,
-    /// Since when.
-    pub at: Ns,
-}
-
-/// A configuration in force.
-#[derive(Debug, Clone)]
-pub struct ConfigView {
-    /// Running version of its name.
-    pub version: u64,
-    /// The entry.
-    pub seq: u64,
-}
-
-/// A service as it stands.
-#[derive(Debug, Default, Clone)]
-pub struct ServiceView {
-    /// What is known of it.
-    pub config: Service,
-    /// Colour by signal, and when it was last judged.
-    pub signals: BTreeMap<Signal, (Health, f64, Ns)>,
-    /// Attempts that fired, newest last.
-    pub attempts: Vec<Ns>,
-    /// Why the last trigger was refused, if it was.
-    pub refused: Option<(Ns, String)>,
-    /// What was measured of it lately.
-    pub curve: Curve,
-}
-
-/// An incident and its lines.
-#[derive(Debug, Clone)]
-pub struct IncidentView {
-    /// As it stands.
-    pub incident: IncidentChanged,
-    /// Sequence of its first entry.
-    pub opened: u64,
-    /// Every entry that belongs to it, oldest first.
-    pub lines: Vec<Line>,
-    /// Whether people were told.
-    pub escalated: bool,
-    /// The signal that it was opened for, and what that was held against.
-    pub signal: Option<(Signal, f64)>,
-}
-
-/// One entry in a timeline.
-#[derive(Debug, Clone)]
-pub struct Line {
-    /// The entry.
-    pub seq: u64,
-    /// When, by the sequencer's clock.
-    pub at: Ns,
-    /// What it is.
-    pub kind: Kind,
-    /// In one sentence.
-    pub text: String,
-    /// Who said it.
-    pub by: String,
-    /// The entry it came from, where it came from one.
-    pub from: Option<u64>,
-}
-
-/// A proposal and what became of it.
-#[derive(Debug, Clone)]
-pub struct ProposalView {
-    /// The proposal.
-    pub proposal: RemediationProposed,
-    /// Its entry.
-    pub seq: u64,
-    /// When it was made.
-    pub at: Ns,
-    /// What policy said last.
-    pub decision: Option<GovernanceDecision>,
-    /// Signatures.
-    pub approvals: Vec<ApprovalGiven>,
-    /// What came of it.
-    pub result: Option<L3ExecutionResult>,
-    /// Lines of its votes and results.
-    pub lines: Vec<Line>,
-}
-
-/// A rollout as it stands.
-#[derive(Debug, Clone)]
-pub struct RolloutView {
-    /// Last state.
-    pub state: DeployState,
-    /// When it began.
-    pub began: Ns,
-    /// When it last moved.
-    pub at: Ns,
-    /// Every state it went through.
-    pub lines: Vec<Line>,
-}
-
-impl ServiceView {
-    /// The worst colour of its signals; unknown before the first.
-    pub fn health(&self) -> Health {
-        self.signals.values().map(|(health, _, _)| *health).max().unwrap_or(Health::Unknown)
-    }
-}
-
 impl Model {
     /// Incidents, newest first.
     pub fn incidents(&self) -> impl Iterator<Item = &IncidentView> {
-        self.order.iter().rev().filter_map(|id| self.incidents.get(id))
+        self.order.values().rev().filter_map(|id| self.incidents.get(id))
     }
 
     /// The incident of that id, or the only one whose id begins so.
@@ -206,6 +76,13 @@ impl Model {
         near.next().filter(|_| near.next().is_none()).map(|(_, found)| found)
     }
 
+    /// The partition of what can be approved: a proposal, or the denial of a release.
+    pub fn partition_of(&self, id: Uuid) -> Option<u32> {
+        let denied = || self.barred.iter().find(|(of, _)| denial_id(&of.0, &of.1) == id);
+        let proposed = self.proposals.get(&id).map(|it| it.place);
+        proposed.or_else(|| denied().map(|(_, it)| it.place)).map(|it| it.partition)
+    }
+
     /// Incidents that are not over.
     pub fn n_open(&self) -> usize {
         let open = |it: &&IncidentView| it.incident.status != IncidentStatus::Resolved;
@@ -216,23 +93,36 @@ impl Model {
     pub fn waiting(&self) -> Vec<&ProposalView> {
         let mut waiting: Vec<_> =
             self.proposals.values().filter(|it| it.waits_for_a_person()).collect();
-        waiting.sort_by_key(|it| std::cmp::Reverse(it.seq));
+        waiting.sort_by_key(|it| std::cmp::Reverse((it.at, it.place)));
         waiting
+    }
+
+    /// Entries folded, of all partitions together.
+    pub fn n_entries(&self) -> u64 {
+        self.partitions.values().map(|it| it.next_seq).sum()
+    }
+
+    /// The mode that all partitions allow: the strictest, and unknown where one is.
+    pub fn mode(&self) -> Option<&ModeView> {
+        let modes: Option<Vec<&ModeView>> =
+            self.partitions.values().map(|it| it.mode.as_ref()).collect();
+        modes?.into_iter().max_by_key(|it| (it.mode, it.epoch))
     }
 
     /// Folds one entry.
     pub fn fold(&mut self, envelope: &Envelope, event: &Event) {
-        self.settle(Some((envelope, event)));
-        self.since.get_or_insert(envelope.wall);
-        self.wall = envelope.wall;
+        let place = envelope.place();
+        self.settle(place.partition, Some((envelope, event)));
+        self.since = Some(self.since.map_or(envelope.wall, |it| it.min(envelope.wall)));
+        self.wall = envelope.wall.max(self.wall);
         let line = Line {
-            seq: envelope.seq,
+            place,
             at: envelope.wall,
             kind: envelope.kind,
             text: words::sentence(event),
             by: envelope.actor.id.clone(),
             from: match &envelope.cause {
-                Cause::Derived { from, .. } => Some(*from),
+                Cause::Derived { from, .. } => Some(Place { seq: *from, ..place }),
                 Cause::Observed { .. } | Cause::Owner { .. } => None,
             },
         };
@@ -245,7 +135,8 @@ impl Model {
 
     fn fold_node(&mut self, event: &Event, line: &Line) {
         if let Event::ModeChanged(it) = event {
-            self.mode = Some((it.to, it.mode_epoch, it.cause.clone()));
+            let view = ModeView { mode: it.to, epoch: it.mode_epoch, cause: it.cause.clone() };
+            self.partitions.entry(line.place.partition).or_default().mode = Some(view);
         } else if let Event::KpiTrustUpdate(it) = event {
             let weight = it.skill_weights.iter().find(|of| of.name == it.component);
             let view = TrustView {
@@ -282,6 +173,7 @@ impl Model {
             digest: digest.clone(),
             why: decided.unwrap_or_else(|| line.text.clone()),
             at: line.at,
+            place: line.place,
         };
         self.barred.insert((it.service.clone(), digest), view);
     }
@@ -292,10 +184,12 @@ impl Model {
             let named = |of: &&(String, String)| denial_id(&of.0, &of.1) == it.proposal_id;
             let key = self.barred.keys().find(named).cloned();
             let cleared = key.and_then(|key| self.barred.remove(&key));
-            self.clearing = cleared.map(|it| (envelope.seq, it));
+            let partition = self.partitions.entry(envelope.partition).or_default();
+            partition.clearing = cleared.map(|it| (envelope.seq, it));
         } else if let Event::AnnotationAdded(_) = event
             && let Cause::Derived { from, .. } = &envelope.cause
-            && let Some((_, it)) = self.clearing.take_if(|(seq, _)| seq == from)
+            && let Some(partition) = self.partitions.get_mut(&envelope.partition)
+            && let Some((_, it)) = partition.clearing.take_if(|(seq, _)| seq == from)
         {
             self.barred.insert((it.service.clone(), it.digest.clone()), it);
         }
@@ -303,8 +197,9 @@ impl Model {
 
     /// Takes the last configuration over, unless what follows it is its refusal: the fold that
     /// refuses one says so before anything else is said. `None` is the end of a batch.
-    pub fn settle(&mut self, next: Option<(&Envelope, &Event)>) {
-        let Some((seq, config)) = self.unsettled.take() else { return };
+    pub fn settle(&mut self, partition: u32, next: Option<(&Envelope, &Event)>) {
+        let unsettled = self.partitions.entry(partition).or_default().unsettled.take();
+        let Some((seq, config)) = unsettled else { return };
         let is_refusal = |(envelope, event): (&Envelope, &Event)| {
             let by_config = matches!(
                 &envelope.cause,
@@ -313,11 +208,15 @@ impl Model {
             by_config && matches!(event, Event::AnnotationAdded(_))
         };
         if !next.is_some_and(is_refusal) {
-            self.configure(seq, &config);
+            self.configure(Place { partition, seq }, &config);
         }
     }
 
-    fn configure(&mut self, seq: u64, config: &ConfigActivated) {
+    fn configure(&mut self, place: Place, config: &ConfigActivated) {
+        // Partitions take what holds everywhere one after the other; the newest is shown.
+        if self.configs.get(&config.name).is_some_and(|it| config.version < it.version) {
+            return;
+        }
         let body = config.body.as_deref().unwrap_or_default();
         if config.name == "profile" {
             self.profile = serde_json::from_str(body).ok();
@@ -327,12 +226,14 @@ impl Model {
             let service = self.services.entry(name.to_owned()).or_default();
             service.config = serde_json::from_str(body).unwrap_or_default();
         }
-        self.configs.insert(config.name.clone(), ConfigView { version: config.version, seq });
+        let view = ConfigView { version: config.version, place };
+        self.configs.insert(config.name.clone(), view);
     }
 
     fn fold_service(&mut self, envelope: &Envelope, event: &Event) {
         if let Event::ConfigActivated(it) = event {
-            self.unsettled = Some((envelope.seq, it.clone()));
+            let partition = self.partitions.entry(envelope.partition).or_default();
+            partition.unsettled = Some((envelope.seq, it.clone()));
         } else if let Event::SloAnomalyDetected(it) = event {
             let service = self.services.entry(it.service.clone()).or_default();
             service.signals.insert(it.signal, (it.health_to, it.observed, envelope.wall));
@@ -372,11 +273,11 @@ impl Model {
         } else if let Event::IncidentChanged(it) = event {
             of = Some(it.incident_id.clone());
             if !self.incidents.contains_key(&it.incident_id) {
-                self.order.push(it.incident_id.clone());
-                let cause = self.anomalies.iter().find(|(it, ..)| Some(it.seq) == line.from);
+                self.order.insert((line.at, line.place), it.incident_id.clone());
+                let cause = self.anomalies.iter().find(|(it, ..)| Some(it.place) == line.from);
                 let view = IncidentView {
                     incident: it.clone(),
-                    opened: envelope.seq,
+                    opened: line.place,
                     lines: cause
                         .map_or_else(|| self.rollout_of(line.from), |(it, ..)| vec![it.clone()]),
                     escalated: false,
@@ -395,16 +296,23 @@ impl Model {
     }
 
     /// The steps of the rollout that an incident was opened for.
-    fn rollout_of(&self, from: Option<u64>) -> Vec<Line> {
-        let is_cause = |it: &&RolloutView| it.lines.last().map(|it| it.seq) == from;
+    fn rollout_of(&self, from: Option<Place>) -> Vec<Line> {
+        let is_cause = |it: &&RolloutView| it.lines.last().map(|it| it.place) == from;
         let found = self.rollouts.values().find(is_cause).filter(|_| from.is_some());
         found.map(|it| it.lines.clone()).unwrap_or_default()
     }
 
+    /// Forgets the oldest that is over; what is open is shown however old it is.
     fn forget_oldest(&mut self) {
-        if self.order.len() > INCIDENTS_MAX {
-            let oldest = self.order.remove(0);
-            self.incidents.remove(&oldest);
+        if self.order.len() <= INCIDENTS_MAX {
+            return;
+        }
+        let is_over = |id: &String| {
+            self.incidents.get(id).is_none_or(|it| it.incident.status == IncidentStatus::Resolved)
+        };
+        let oldest = self.order.iter().find(|(_, id)| is_over(id)).map(|(key, _)| *key);
+        if let Some(id) = oldest.and_then(|it| self.order.remove(&it)) {
+            self.incidents.remove(&id);
         }
     }
 
@@ -413,7 +321,7 @@ impl Model {
         if let Event::RemediationProposed(it) = event {
             let view = ProposalView {
                 proposal: it.clone(),
-                seq: envelope.seq,
+                place: line.place,
                 at: envelope.wall,
                 decision: None,
                 approvals: Vec::new(),
@@ -442,35 +350,5 @@ impl Model {
             view.result = Some(it.clone());
         }
         view.lines.push(line.clone());
-    }
-}
-
-impl ProposalView {
-    /// Whether policy wants a person's signature and none has come.
-    pub fn waits_for_a_person(&self) -> bool {
-        use schemas::event::Decision;
-        let reviewed =
-            self.decision.as_ref().is_some_and(|it| it.decision == Decision::NeedsReview);
-        reviewed && self.result.is_none()
-    }
-
-    /// Where it stands, in words.
-    pub fn stands(&self) -> &'static str {
-        use schemas::event::{Decision, L3Outcome};
-        if let Some(result) = &self.result {
-            return match result.outcome {
-                L3Outcome::Promoted => "done",
-                L3Outcome::RolledBack => "rolled back",
-                L3Outcome::Quarantined => "quarantined",
-                L3Outcome::Rejected => "rejected",
-            };
-        }
-        match self.decision.as_ref().map(|it| it.decision) {
-            Some(Decision::Approved) => "running",
-            Some(Decision::Rejected) => "rejected by policy",
-            Some(Decision::NeedsReview) => "waits for you",
-            None if self.proposal.rank > 1 => "alternative",
-            None => "being judged",
-        }
     }
 }

@@ -13,7 +13,7 @@ use std::collections::{HashMap, VecDeque};
 
 use schemas::event::{Signal, TelemetrySealed};
 use schemas::telemetry::{Columns, Samples, series};
-use schemas::{Event, Ns};
+use schemas::{Event, Ns, Place};
 use state::LogError;
 use topologies::profile::Profile;
 use topologies::stats::Histogram;
@@ -360,7 +360,7 @@ pub struct Around {
     /// When it was over, or now.
     pub until: Ns,
     /// An entry at or after its beginning.
-    pub opened: u64,
+    pub opened: Place,
     /// The narrowest slot of its curve.
     pub slot_min: Ns,
 }
@@ -375,7 +375,7 @@ pub fn around<J: Journal + ?Sized>(log: &J, it: &Around) -> Result<Curve, LogErr
     let to = (it.until + slots(AFTER)).min(it.detected_at + LONGEST);
     let mut curve = Curve::between(from, to, it.slot_min);
     let mut dictionary = Dictionary::default();
-    let (mut seq, end) = (first_after(log, from, it.opened)?, log.head()?.next_seq);
+    let (mut seq, end) = (first_after(log, from, it.opened.seq)?, log.head()?.next_seq);
     let mut n_bytes = 0;
     // A seal may lie up to a second behind the samples that it holds.
     let last = to + Ns::from_s(1);

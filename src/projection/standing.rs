@@ -7,7 +7,7 @@
 use schemas::Ns;
 use schemas::event::Health;
 
-use super::model::{Model, ServiceView};
+use super::{Model, ServiceView};
 use crate::words;
 
 /// How a service stands.

@@ -5,7 +5,8 @@ use schemas::event::{IncidentChanged, IncidentStatus};
 use serde_json::{Value, json};
 
 use super::Standing;
-use super::model::{IncidentView, Line, Model, ServiceView};
+use super::model::Model;
+use super::parts::{IncidentView, Line, PartitionView, ServiceView};
 
 /// The status document.
 pub(super) fn status(model: &Model) -> Value {
@@ -25,21 +26,33 @@ pub(super) fn status(model: &Model) -> Value {
             })
         })
         .collect();
+    let mode = model.mode();
+    let partitions: Vec<Value> = model.partitions.iter().map(|(n, it)| partition(*n, it)).collect();
     json!({
         "schema": "healwright.status.v1",
-        "mode": model.mode.as_ref().map_or("unknown", |(mode, _, _)| mode.as_str()),
-        "mode_epoch": model.mode.as_ref().map_or(0, |(_, epoch, _)| *epoch),
-        "mode_cause": model.mode.as_ref().map(|(_, _, cause)| cause),
+        "mode": mode.map_or("unknown", |it| it.mode.as_str()),
+        "mode_epoch": mode.map_or(0, |it| it.epoch),
+        "mode_cause": mode.map(|it| &it.cause),
         "profile": model.profile.as_ref().map(|it| it.name.clone()),
         "signers": model.signers.keys.keys().collect::<Vec<_>>(),
         "single_signer": model.signers.keys.len() == 1,
         "services": services,
         "incidents_open": model.n_open(),
         "waiting": waiting,
-        "entries": model.next_seq,
-        "epoch": model.epoch,
+        "entries": model.n_entries(),
+        "epoch": model.partitions.values().map(|it| it.epoch).max(),
+        "partitions": partitions,
         "since": model.since,
         "last_entry_at": model.wall,
+    })
+}
+
+fn partition(number: u32, it: &PartitionView) -> Value {
+    json!({
+        "partition": number,
+        "entries": it.next_seq,
+        "epoch": it.epoch,
+        "mode": it.mode.as_ref().map_or("unknown", |it| it.mode.as_str()),
     })
 }
 
@@ -97,12 +110,12 @@ pub(super) fn incident(view: &IncidentView) -> Value {
 
 fn line(it: &Line, onset: schemas::Ns) -> Value {
     json!({
-        "place": schemas::envelope::reference(crate::node::PARTITION, it.seq),
+        "place": it.place.to_string(),
         "at": it.at,
         "since_onset_s": it.at.as_s() - onset.as_s(),
         "type": it.kind.name(),
         "text": it.text,
         "by": it.by,
-        "caused_by": it.from.map(|seq| schemas::envelope::reference(crate::node::PARTITION, seq)),
+        "caused_by": it.from.map(|it| it.to_string()),
     })
 }

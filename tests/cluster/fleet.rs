@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ pub(crate) struct Fleet {
     prefix: String,
     /// Further words of every command.
     words: Vec<String>,
+    /// Whether the next node has a runner.
+    has_runner: bool,
     nodes: Vec<Node>,
     acknowledged: BTreeSet<String>,
 }
@@ -49,6 +52,49 @@ impl Fleet {
         fleet
     }
 
+    /// The same, of a system with several partitions.
+    pub(crate) fn start_partitioned(bootstrap: &str, n: usize, partitions: u64) -> Self {
+        let mut fleet = Fleet::empty(bootstrap);
+        let file = fleet.home.path().join("hw.toml");
+        std::fs::write(&file, format!("[kafka]\npartitions = {partitions}\n")).unwrap();
+        fleet.words = vec!["--config".to_owned(), file.to_str().unwrap().to_owned()];
+        for _ in 0..n {
+            fleet.add();
+        }
+        fleet
+    }
+
+    /// One node with a runner, under the configuration that `config` makes for its home. Nodes
+    /// that are added have neither.
+    pub(crate) fn start_with_service(bootstrap: &str, config: impl Fn(&Path) -> String) -> Self {
+        let mut fleet = Fleet::empty(bootstrap);
+        let file = fleet.home.path().join("hw.toml");
+        std::fs::write(&file, config(fleet.home.path())).unwrap();
+        fleet.words = vec!["--config".to_owned(), file.to_str().unwrap().to_owned()];
+        fleet.has_runner = true;
+        fleet.add();
+        fleet.has_runner = false;
+        fleet.forget_words();
+        fleet
+    }
+
+    /// The folder that everything of it lies in.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The partition that a service's changes are journaled in.
+    pub(crate) fn partition_of(&mut self, service: &str) -> usize {
+        let place = self.place_of(0, "where", service).unwrap();
+        let (partition, _) = place.strip_prefix("immutable:log:").unwrap().split_once('/').unwrap();
+        partition.parse().unwrap()
+    }
+
+    /// From now on commands and nodes get no further words.
+    pub(crate) fn forget_words(&mut self) {
+        self.words.clear();
+    }
+
     /// One node that takes checkpoints as often as it can, into a directory.
     pub(crate) fn start_with_checkpoints(bootstrap: &str) -> Self {
         let mut fleet = Fleet::empty(bootstrap);
@@ -66,6 +112,7 @@ impl Fleet {
             log: format!("kafka://{bootstrap}"),
             prefix: crate::bed::prefix(),
             words: Vec::new(),
+            has_runner: false,
             nodes: Vec::new(),
             acknowledged: BTreeSet::new(),
         }
@@ -128,7 +175,10 @@ impl Fleet {
             .open(self.home.path().join(format!("log-{node}")))
             .unwrap();
         let mut command = self.command(node);
-        command.args(["up", "--no-runner", "-q", "--http", &at.to_string()]);
+        command.args(["up", "-q", "--http", &at.to_string()]);
+        if !self.has_runner {
+            command.arg("--no-runner");
+        }
         command.env("RUST_LOG", "info,librdkafka=warn");
         let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Node { at, child }
@@ -222,23 +272,42 @@ impl Fleet {
         })
     }
 
+    /// What a node answers to a question.
+    pub(crate) fn get(&self, node: usize, path: &str) -> Option<Value> {
+        self.ask(node, "GET", path, "").map(|(_, body)| body)
+    }
+
     fn post(&self, node: usize, id: &str, query: &str) -> Option<(u16, Value)> {
-        let body = format!(r#"{{"id":"{id}","service":"api","kind":"deploy","version":"1"}}"#);
+        self.post_of(node, id, "api", query)
+    }
+
+    fn post_of(&self, node: usize, id: &str, of: &str, query: &str) -> Option<(u16, Value)> {
+        let body = format!(r#"{{"id":"{id}","service":"{of}","kind":"deploy","version":"1"}}"#);
         self.ask(node, "POST", &format!("/api/v1/changes{query}"), &body)
     }
 
     /// Posts a change until `node` acknowledges it.
     pub(crate) fn change(&mut self, node: usize, id: &str) {
+        self.change_of(node, id, "api");
+    }
+
+    /// The same of a named service.
+    pub(crate) fn change_of(&mut self, node: usize, id: &str, service: &str) {
         self.until(DECIDE_WITHIN, &format!("{id} is acknowledged"), || {
-            self.post(node, id, "").filter(|(status, _)| (200..300).contains(status))
+            self.post_of(node, id, service, "").filter(|(status, _)| (200..300).contains(status))
         });
         self.acknowledged.insert(id.to_owned());
     }
 
     /// The place of a change, as `node` tells it.
     pub(crate) fn place(&mut self, node: usize, id: &str) -> Option<String> {
+        self.place_of(node, id, "api")
+    }
+
+    /// The same of a named service.
+    pub(crate) fn place_of(&mut self, node: usize, id: &str, service: &str) -> Option<String> {
         let (_, body) = self.until(DECIDE_WITHIN, &format!("{id} is journaled"), || {
-            let answer = self.post(node, id, "?wait=journaled");
+            let answer = self.post_of(node, id, service, "?wait=journaled");
             answer.filter(|(status, _)| *status == 200 || *status == 201)
         });
         self.acknowledged.insert(id.to_owned());
@@ -376,13 +445,18 @@ impl Fleet {
 
     /// An export of the journal verifies, and every decision in it derives again.
     pub(crate) fn verify_export(&self) {
-        let bundle = self.home.path().join("bundle");
+        self.verify_export_of(&[]);
+    }
+
+    /// The same of the partition that `which` names.
+    pub(crate) fn verify_export_of(&self, which: &[&str]) {
+        let bundle = self.home.path().join(format!("bundle{}", which.concat()));
         let bundle = bundle.to_str().unwrap();
-        let exported = self.run(99, &["export", "--to", bundle]);
+        let exported = self.run(99, &[&["export", "--to", bundle], which].concat());
         assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
         let verified = self.run(99, &["verify", bundle]);
         assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
-        let replayed = self.run(99, &["replay", "-o", "json"]);
+        let replayed = self.run(99, &[&["replay", "-o", "json"], which].concat());
         assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stdout));
     }
 }

@@ -215,9 +215,18 @@ impl Agent {
             return Ok(vec![Effect::Close(error.to_string())]);
         }
         let partition = welcome.partition;
-        if self.partition.as_ref().is_none_or(|(kept, _)| *kept != partition) {
-            let heads = Heads::open(&self.identity.dir, pinned, partition)?;
-            self.partition = Some((partition, heads));
+        match &self.partition {
+            // Receipts and heads in the folder are of one chain: whoever speaks for another one
+            // is answered by another runner.
+            Some((kept, _)) if *kept != partition => {
+                let why = format!("this runner follows partition {kept}, not {partition}");
+                return Ok(vec![Effect::Close(why)]);
+            }
+            Some(_) => {}
+            None => {
+                let heads = Heads::open(&self.identity.dir, pinned, partition)?;
+                self.partition = Some((partition, heads));
+            }
         }
         let mut effects = match welcome.mode {
             Some(mode) => self.raise(mode)?,

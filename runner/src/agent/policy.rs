@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use schemas::event::Op;
 use serde::{Deserialize, Serialize};
 
+use crate::target::Target;
+
 /// The seven methods of a host (spec 60 §1).
 const METHODS: [&str; 7] =
     ["apply_patch", "restart", "metrics", "rollback", "sandbox", "inventory", "cache_info"];
@@ -39,21 +41,17 @@ impl Policy {
     }
 }
 
-/// The service that an operation is about, where its target has one of the known forms.
+/// The service that an operation is about, where its target has one of the forms that its method
+/// takes.
 fn service_of<'a>(op: &Op<'a>) -> Option<&'a str> {
-    let parts: Vec<&str> = op.target.split('/').collect();
-    match (op.method, parts.as_slice()) {
-        (_, [""]) => None,
-        ("apply_patch" | "restart" | "rollback" | "sandbox" | "metrics", [service]) => {
-            Some(service)
-        }
-        ("apply_patch" | "sandbox", ["env", service]) => Some(service),
-        ("apply_patch", ["commit", service] | ["route", service, "shadow"]) => Some(service),
-        ("apply_patch", ["route", service, "canary", pct]) => {
-            pct.parse::<u32>().is_ok_and(|pct| pct <= 100).then_some(service)
-        }
-        _ => None,
-    }
+    let target = Target::parse(op.target)?;
+    let is_known = matches!(
+        (op.method, target),
+        ("apply_patch", _)
+            | ("sandbox", Target::Service(_) | Target::Environment(_))
+            | ("restart" | "rollback" | "metrics", Target::Service(_))
+    );
+    is_known.then(|| target.service())
 }
 
 #[cfg(test)]
@@ -66,7 +64,7 @@ mod tests {
 
     #[test]
     fn without_a_policy_the_methods_are_allowed_on_registered_services_only() {
-        let registered = names(&["shop"]);
+        let registered = names(&["shop", "prod-eu/shop/web"]);
         for (op, allowed) in [
             ("restart:shop", true),
             ("rollback:shop", true),
@@ -77,6 +75,11 @@ mod tests {
             ("apply_patch:route/shop/canary/25", true),
             ("sandbox:shop", true),
             ("sandbox:env/shop", true),
+            ("restart:prod-eu/shop/web", true),
+            ("apply_patch:env/prod-eu/shop/web", true),
+            ("apply_patch:route/prod-eu/shop/web/canary/25", true),
+            ("restart:prod-eu/shop", false),
+            ("restart:eu/prod-eu/shop/web", false),
             ("inventory", true),
             ("cache_info", true),
             ("metrics", true),

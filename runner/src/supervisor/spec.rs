@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Slot;
 use super::probe::Target;
 use crate::error::Error;
+use crate::target::RESERVED;
 
 /// A service under supervision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -94,9 +95,14 @@ impl ServiceSpec {
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |why: &str| Err(Error::refused(format!("service {:?}", self.name), why));
         let allowed = |it: char| it.is_ascii_alphanumeric() || "._-".contains(it);
-        let plain = self.name.chars().all(allowed) && !self.name.starts_with('.');
-        if self.name.is_empty() || self.name.len() > 64 || !plain {
-            return refuse("its name is not a plain word");
+        let is_plain = |it: &str| !it.is_empty() && it.chars().all(allowed) && !it.starts_with('.');
+        // Its scope stands before it: `prod-eu/shop/checkout`.
+        if self.name.len() > 64 || !self.name.split('/').all(is_plain) {
+            return refuse("its name is not made of plain words, with `/` between them");
+        }
+        let first = self.name.split_once('/').map(|(first, _)| first);
+        if first.is_some_and(|it| RESERVED.contains(&it)) {
+            return refuse("its scope begins with a word that operations begin with");
         }
         if self.command.first().is_none_or(String::is_empty) {
             return refuse("it has no command");
@@ -111,6 +117,11 @@ impl ServiceSpec {
             Target::parse(&self.probe_url.replace("{port}", "1"))?;
         }
         Ok(())
+    }
+
+    /// Name of its folder. No name holds a `+`, so no two services share one.
+    pub(crate) fn folder(&self) -> String {
+        self.name.replace('/', "+")
     }
 
     /// Whether users reach it through the proxy; only then has it releases, shadow and canary.

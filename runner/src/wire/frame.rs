@@ -127,6 +127,13 @@ impl<R: Read> Reader<R> {
     }
 }
 
+impl<R: AsyncRead + Send + Unpin + 'static> Reader<R> {
+    /// The same reader, whatever it reads from.
+    pub fn boxed(self) -> Reader<Box<dyn AsyncRead + Send + Unpin>> {
+        Reader { stream: Box::new(self.stream), lines: self.lines }
+    }
+}
+
 impl<R: AsyncRead + Unpin> Reader<R> {
     /// The next message. Dropping the future loses nothing.
     ///

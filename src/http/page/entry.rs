@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use ledger::entry::EntryProof;
 use schemas::ids::hex;
-use schemas::{Cause, Entry};
+use schemas::{Cause, Entry, Envelope, Place};
 use serde_json::{Value, json};
 
 use super::html::{clip, esc, segment, shell};
@@ -29,17 +29,17 @@ pub(super) fn render(entry: &Entry, proof: Option<&EntryProof>) -> String {
     row(&mut main, "type", &esc(&envelope.kind.topic()));
     row(&mut main, "by", &format!("{} ({})", clip(&envelope.actor.id), kind(entry)));
     row(&mut main, "written", &local_time(envelope.wall));
-    row(&mut main, "comes from", &origin(&envelope.cause));
+    row(&mut main, "comes from", &origin(envelope));
     if let Some(incident) = &envelope.correlation {
         let link = format!("<a href=\"/incidents/{}\">{}</a>", segment(incident), clip(incident));
         row(&mut main, "incident", &link);
     }
     row(&mut main, "leaf", &format!("<code>{}</code>", entry.leaf()));
     main.push_str("</dl>");
-    around(&mut main, envelope.seq);
-    proven(&mut main, envelope.seq, proof);
+    around(&mut main, envelope.place());
+    proven(&mut main, envelope.place(), proof);
     stored(&mut main, entry);
-    shell(&format!("entry {}", envelope.seq), &main)
+    shell(&format!("entry {}", envelope.place().short()), &main)
 }
 
 fn row(main: &mut String, name: &str, value: &str) {
@@ -54,28 +54,30 @@ fn kind(entry: &Entry) -> &'static str {
     }
 }
 
-fn origin(cause: &Cause) -> String {
-    match cause {
+fn origin(envelope: &Envelope) -> String {
+    match &envelope.cause {
         Cause::Observed { stream, position } => {
             format!("outside: {}/{position}", schemas::event::stream_name(*stream))
         }
         Cause::Derived { by, from, .. } => {
+            let from = Place { seq: *from, ..envelope.place() }.short();
             format!("<a href=\"/entries/{from}\">entry {from}</a>, folded by {}", esc(by))
         }
         Cause::Owner { epoch, n } => format!("the owner itself: epoch {epoch}, number {n}"),
     }
 }
 
-fn around(main: &mut String, seq: u64) {
+fn around(main: &mut String, place: Place) {
+    let at = |seq: u64| Place { seq, ..place }.short();
     main.push_str("<p>");
-    if let Some(before) = seq.checked_sub(1) {
+    if let Some(before) = place.seq.checked_sub(1).map(at) {
         let _ = write!(main, "<a data-row id=\"before\" href=\"/entries/{before}\">before</a> · ");
     }
-    let after = seq.saturating_add(1);
+    let after = at(place.seq.saturating_add(1));
     let _ = write!(main, "<a data-row id=\"after\" href=\"/entries/{after}\">after</a></p>");
 }
 
-fn proven(main: &mut String, seq: u64, proof: Option<&EntryProof>) {
+fn proven(main: &mut String, place: Place, proof: Option<&EntryProof>) {
     main.push_str("<h2 id=\"proof\">Proof</h2>");
     let Some(proof) = proof else {
         main.push_str(
@@ -87,13 +89,14 @@ fn proven(main: &mut String, seq: u64, proof: Option<&EntryProof>) {
     let _ = write!(
         main,
         "<p>It stands under the signed head of {} entries; {} hashes lead from its leaf to the \
-         root.</p><p><button id=\"verify\" data-proof=\"/entries/{seq}/proof\" hidden>verify in \
-         this browser</button></p><ol id=\"checks\" aria-live=\"polite\"></ol>\
+         root.</p><p><button id=\"verify\" data-proof=\"/entries/{}/proof\" hidden>verify in this \
+         browser</button></p><ol id=\"checks\" aria-live=\"polite\"></ol>\
          <noscript><p class=\"dim\">Without script the browser cannot check it; \
          <code>healwright export --to bundle</code> and <code>healwright verify bundle</code> \
          check every entry.</p></noscript>",
         proof.size,
         proof.path.len(),
+        place.short(),
     );
     let path: Vec<String> = proof.path.iter().map(ToString::to_string).collect();
     let _ = write!(

@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use schemas::event::IncidentStatus;
-use schemas::{Event, Kind, Ns};
+use schemas::{Event, Kind, Ns, Place};
 use topologies::profile::Profile;
 
 use super::html::{BYTES_MAX, clip, esc, shell, status};
@@ -33,7 +33,7 @@ pub(super) struct Incident<'a> {
     /// The curve, or why there is none.
     pub(super) curve: Result<&'a Curve, &'a str>,
     /// Entries that unfold in place, by sequence.
-    pub(super) folds: &'a [(u64, Event)],
+    pub(super) folds: &'a [(Place, Event)],
     pub(super) now: Ns,
 }
 
@@ -226,23 +226,25 @@ impl Incident<'_> {
     }
 
     fn step(&self, main: &mut String, line: &Line, began: Ns) {
-        let seq = line.seq;
-        let from = line.from.map_or_else(String::new, |seq| {
-            format!(" · from <a href=\"/entries/{seq}\">{seq}</a>")
+        let place = line.place.short();
+        let from = line.from.map_or_else(String::new, |it| {
+            let from = it.short();
+            format!(" · from <a href=\"/entries/{from}\">{from}</a>")
         });
         let _ = write!(
             main,
             "<li class=\"{}\"><span class=\"at\">{}</span> <span>{}</span> \
-             <span class=\"by\">{} · <a data-row id=\"e{seq}\" href=\"/entries/{seq}\">entry \
-             {seq}</a>{from} · <a href=\"/entries/{seq}#proof\">proof</a></span>",
+             <span class=\"by\">{} · <a data-row id=\"e{place}\" \
+             href=\"/entries/{place}\">entry {place}</a>{from} · <a \
+             href=\"/entries/{place}#proof\">proof</a></span>",
             class(line.kind),
             since(line.at, began),
             clip(&line.text),
             clip(&line.by),
         );
-        let fold = self.folds.iter().find(|(of, _)| *of == seq);
+        let fold = self.folds.iter().find(|(of, _)| *of == line.place);
         if let Some((_, event)) = fold.filter(|_| main.len() < BYTES_MAX * 3 / 4) {
-            unfold(main, seq, event);
+            unfold(main, &place, event);
         }
     }
 }
@@ -269,7 +271,7 @@ fn class(kind: Kind) -> &'static str {
 }
 
 /// What an entry rests on, in place.
-fn unfold(main: &mut String, seq: u64, event: &Event) {
+fn unfold(main: &mut String, place: &str, event: &Event) {
     let mut lists: Vec<(&str, &[String])> = Vec::new();
     if let Event::RcaHypothesis(it) = event {
         lists.push(("how it hangs together", &it.causal_chain));
@@ -289,7 +291,7 @@ fn unfold(main: &mut String, seq: u64, event: &Event) {
         return;
     }
     let names: Vec<&str> = lists.iter().map(|(name, _)| *name).collect();
-    let _ = write!(main, "<details id=\"d{seq}\"><summary>{}</summary>", names.join(", "));
+    let _ = write!(main, "<details id=\"d{place}\"><summary>{}</summary>", names.join(", "));
     for (name, items) in lists {
         let _ = write!(main, "<p class=\"dim\">{name}</p><ul>");
         for item in items.iter().take(ITEMS) {
@@ -305,9 +307,9 @@ fn unfold(main: &mut String, seq: u64, event: &Event) {
 
 /// A reference to an entry as a link; anything else as text.
 fn reference(text: &str) -> String {
-    let prefix = format!("immutable:log:{}/", crate::node::PARTITION);
-    match text.strip_prefix(&prefix).and_then(|it| it.parse::<u64>().ok()) {
-        Some(seq) => format!("<a href=\"/entries/{seq}\">entry {seq}</a>"),
+    let place = text.starts_with("immutable:").then(|| text.parse::<Place>().ok()).flatten();
+    match place.map(Place::short) {
+        Some(place) => format!("<a href=\"/entries/{place}\">entry {place}</a>"),
         None => clip(text),
     }
 }

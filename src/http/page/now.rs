@@ -6,12 +6,12 @@
 
 use std::fmt::Write as _;
 
-use schemas::Ns;
+use schemas::{Ns, Place};
 
 use super::html::{BYTES_MAX, class, clip, esc, segment, shell, status};
 use super::svg::{Drawn, sparkline};
 use crate::out::local_time;
-use crate::projection::{IncidentView, Model, ServiceView, Standing, sli};
+use crate::projection::{IncidentView, Model, PartitionView, ServiceView, Standing, sli};
 use crate::words;
 
 /// Incidents shown; the rest by search or `healwright incident list`.
@@ -54,7 +54,7 @@ impl Now<'_> {
 
     /// While the journal is still being read, what is shown is its past.
     fn loading(&self, main: &mut String) {
-        let read = self.model.next_seq;
+        let read = self.model.n_entries();
         if read + BEHIND < self.n_entries {
             let _ = write!(
                 main,
@@ -216,9 +216,9 @@ impl Now<'_> {
 
     fn facts(&self, main: &mut String) {
         let model = self.model;
-        let (mode, cause) = model.mode.as_ref().map_or_else(
+        let (mode, cause) = model.mode().map_or_else(
             || ("unknown", String::new()),
-            |it| (it.0.as_str(), format!(" — {}", clip(&it.2))),
+            |it| (it.mode.as_str(), format!(" — {}", clip(&it.cause))),
         );
         let signers: Vec<String> = model.signers.keys.keys().take(20).map(|it| clip(it)).collect();
         let single = match signers.len() {
@@ -227,18 +227,27 @@ impl Now<'_> {
             _ => "",
         };
         let profile = model.profile.as_ref().map_or("none", |it| it.name.as_str());
-        let last = model.next_seq.saturating_sub(1);
+        let journals: Vec<String> =
+            model.partitions.iter().map(|it| journal(*it.0, it.1)).collect();
         let _ = write!(
             main,
             "<h2>State</h2><dl><dt>mode<dd>{mode}{cause}<dt>profile<dd>{}<dt>can stop it<dd>{}\
-             {single}<dt>journal<dd><a data-row id=\"last\" href=\"/entries/{last}\">{} \
-             entries</a>, epoch {} · SELF-WITNESSED</dl>",
+             {single}<dt>journal<dd>{} · SELF-WITNESSED</dl>",
             esc(profile),
             signers.join(", "),
-            model.next_seq,
-            model.epoch,
+            journals.join("; "),
         );
     }
+}
+
+/// How long one partition's journal is, and who wrote it last.
+fn journal(number: u32, it: &PartitionView) -> String {
+    let last = Place { partition: number, seq: it.next_seq.saturating_sub(1) }.short();
+    let of = if number == 0 { String::new() } else { format!("partition {number}: ") };
+    format!(
+        "{of}<a data-row id=\"last{number}\" href=\"/entries/{last}\">{} entries</a>, epoch {}",
+        it.next_seq, it.epoch
+    )
 }
 
 /// Worst first; what is not known comes before what is well.

@@ -152,21 +152,21 @@ impl Told {
     }
 
     fn now(&self, now: Ns, query: &str) -> String {
-        let projection = Projection::of(self).unwrap();
+        let projection = Projection::of([self]).unwrap();
         let model = projection.model();
-        let n_entries = model.next_seq;
+        let n_entries = model.n_entries();
         now::Now { model: &model, n_entries, stopped: None, query, now }.render()
     }
 
     fn incident_page(&self, id: &str, now: Ns) -> String {
-        let projection = Projection::of(self).unwrap();
+        let projection = Projection::of([self]).unwrap();
         let curve = sli::around(self, &projection.around(id, now).unwrap()).unwrap();
         let model = projection.model();
         let view = model.incident(id).unwrap();
-        let folds: Vec<(u64, Event)> = view
+        let folds: Vec<(schemas::Place, Event)> = view
             .lines
             .iter()
-            .map(|it| (it.seq, self.batches[it.seq as usize].entries[0].event().unwrap()))
+            .map(|it| (it.place, self.batches[it.place.seq as usize].entries[0].event().unwrap()))
             .collect();
         let profile = Profile::local();
         let curve = Ok(&curve);
@@ -223,7 +223,7 @@ fn what_is_empty_stopped_or_still_being_read_says_so() {
     let page = Told::default().now(Ns::from_s(1), "");
     assert!(page.contains("Nothing is watched yet") && page.contains("None so far"), "{page}");
     let told = healed();
-    let projection = Projection::of(&told).unwrap();
+    let projection = Projection::of([&told]).unwrap();
     let (model, stopped) = (projection.model(), Some("disk <full>"));
     let now = now::Now { model: &model, n_entries: 90_000, stopped, query: "", now: Ns(0) };
     let page = now.render();
@@ -325,10 +325,10 @@ fn ten_thousand_incidents_are_painted_in_time_and_on_a_small_page() {
         let (id, summary) = (format!("inc-{n:08x}"), "'".repeat(400));
         told.incident(Ns::from_s(1_300), &id, names[n % 200], &summary, "open");
     }
-    let projection = Projection::of(&told).unwrap();
+    let projection = Projection::of([&told]).unwrap();
     let model = projection.model();
     assert_eq!(model.incidents.len(), 10_000);
-    let n_entries = model.next_seq;
+    let n_entries = model.n_entries();
     for query in ["", "service-7", "nothing is called so"] {
         let now = Ns::from_s(1_300);
         let page = now::Now { model: &model, n_entries, stopped: None, query, now };

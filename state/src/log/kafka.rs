@@ -70,7 +70,7 @@ pub struct KafkaLog {
     copy: Arc<EmbeddedLog>,
     state: Behind,
     tail: Tail,
-    sender: Sender,
+    sender: Arc<Sender>,
     streams: Mutex<Option<Streams>>,
     history: History,
     /// Position after the last record that this process has sent to a stream.
@@ -101,7 +101,7 @@ impl KafkaLog {
             state: Behind::of(copy.clone()),
             copy,
             tail,
-            sender: Sender::new(cluster)?,
+            sender: cluster.sender()?,
             streams: Mutex::default(),
             history: History::of(cluster, partition),
             ends: Mutex::default(),

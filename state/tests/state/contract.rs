@@ -84,7 +84,7 @@ impl KafkaBed {
     fn new() -> Self {
         let url = format!("kafka://{}", bed::shared());
         let cluster = Cluster::parse(&url, &bed::prefix()).unwrap();
-        cluster.prepare(1, &[]).unwrap();
+        cluster.prepare(Some(1), &[]).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let log = Some(KafkaBed::open(&cluster, dir.path()));
         KafkaBed { log, cluster, dir }

@@ -16,7 +16,7 @@ use crate::fixture::{Author, chain, deployment};
 
 fn cluster(bootstrap: &str) -> Cluster {
     let cluster = Cluster::parse(&format!("kafka://{bootstrap}"), &bed::prefix()).unwrap();
-    cluster.prepare(1, &[]).unwrap();
+    cluster.prepare(Some(1), &[]).unwrap();
     cluster
 }
 

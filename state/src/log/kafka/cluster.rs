@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -17,7 +18,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::types::RDKafkaErrorCode;
 use schemas::Stream;
 
+use super::sender::Sender;
 use crate::LogError;
+use crate::memory::lock;
 
 /// The chain. Persisted: frozen, like all names of topics here.
 pub(crate) const JOURNAL: &str = "journal";
@@ -51,6 +54,8 @@ pub struct Cluster {
     prefix: String,
     /// librdkafka's settings for TLS and SASL. Secrets: never printed.
     security: BTreeMap<String, String>,
+    /// The way to write, while somebody does; clones share it.
+    sender: Arc<Mutex<Weak<Sender>>>,
 }
 
 impl fmt::Debug for Cluster {
@@ -82,7 +87,7 @@ impl Cluster {
             return Err(LogError::Cluster { what: format!("use the prefix {prefix:?}"), why });
         }
         let (brokers, prefix) = (brokers.to_owned(), prefix.to_owned());
-        Ok(Cluster { brokers, prefix, security: BTreeMap::new() })
+        Ok(Cluster { brokers, prefix, security: BTreeMap::new(), sender: Arc::default() })
     }
 
     /// The same cluster, spoken to with librdkafka's settings for TLS and SASL.
@@ -115,6 +120,17 @@ impl Cluster {
         })
     }
 
+    /// The process's way to write: one producer for all partitions.
+    pub(crate) fn sender(&self) -> Result<Arc<Sender>, LogError> {
+        let mut shared = lock(&self.sender);
+        if let Some(sender) = shared.upgrade() {
+            return Ok(sender);
+        }
+        let sender = Arc::new(Sender::new(self)?);
+        *shared = Arc::downgrade(&sender);
+        Ok(sender)
+    }
+
     /// Settings that every client shares.
     pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -139,7 +155,7 @@ impl Cluster {
         config.set("auto.offset.reset", "error").set("enable.partition.eof", "true");
         config.set("isolation.level", isolation.name()).set("check.crcs", "true");
         // A queue that is full for a moment must not stall a second (architecture.md).
-        config.set("fetch.queue.backoff.ms", "10").set("queued.max.messages.kbytes", "8192");
+        config.set("fetch.queue.backoff.ms", "10").set("queued.max.messages.kbytes", "4096");
         // A small record takes four times its size in the client's queue.
         config.set("queued.min.messages", "20000");
         config.set("fetch.wait.max.ms", "100").set("fetch.error.backoff.ms", "100");
@@ -178,15 +194,19 @@ impl Cluster {
     }
 
     /// Creates the topics that are missing, and checks the ones that are there. `typed` are the
-    /// topics that the fan-out writes; how long those are kept is their readers' affair.
+    /// topics that the fan-out writes; how long those are kept is their readers' affair. Without a
+    /// wanted number of partitions a system has as many as it was founded with, and a new one
+    /// has one. Answers how many there are.
     ///
     /// # Errors
     /// [`LogError::Cluster`]: the cluster does not answer, or a topic is not what it must be.
-    pub fn prepare(&self, partitions: u32, typed: &[String]) -> Result<(), LogError> {
+    pub fn prepare(&self, partitions: Option<u32>, typed: &[String]) -> Result<u32, LogError> {
         let (consumer, metadata) = self.reached()?;
         let replicas = metadata.brokers().len().min(REPLICAS);
         let there: BTreeMap<&str, usize> =
             metadata.topics().iter().map(|it| (it.name(), it.partitions().len())).collect();
+        let founded = there.get(self.topic(JOURNAL).as_str()).copied();
+        let partitions = partitions.map(|it| it as usize).or(founded).unwrap_or(1);
         let wanted = self.wanted(partitions, typed);
         let missing: Vec<&Wanted> =
             wanted.iter().filter(|it| !there.contains_key(it.name.as_str())).collect();
@@ -195,19 +215,33 @@ impl Cluster {
             let found = there[topic.name.as_str()];
             if found != topic.partitions {
                 let why = format!(
-                    "it has {found} partitions and {} are configured; a chain belongs to its \
-                     partition, so use another `--topic-prefix` or the number that is there",
+                    "it has {found} partitions and {} are wanted; a chain belongs to its partition, \
+                     so use another `--topic-prefix` or the number that is there",
                     topic.partitions
                 );
                 return Err(self.failed(&format!("use the topic {}", topic.name), why));
             }
         }
         self.check(&wanted)?;
-        missing.iter().try_for_each(|topic| self.await_leader(&consumer, topic))
+        missing.iter().try_for_each(|topic| self.await_leader(&consumer, topic))?;
+        Ok(u32::try_from(partitions).unwrap_or(u32::MAX))
     }
 
-    fn wanted(&self, partitions: u32, typed: &[String]) -> Vec<Wanted> {
-        let partitions = partitions as usize;
+    /// How many partitions the system has that was prepared here.
+    ///
+    /// # Errors
+    /// [`LogError::Cluster`]: the cluster does not answer, or does not know the system.
+    pub fn n_partitions(&self) -> Result<u32, LogError> {
+        let (_, metadata) = self.reached()?;
+        let journal = self.topic(JOURNAL);
+        let found = metadata.topics().iter().find(|it| it.name() == journal);
+        match found.map_or(0, |it| it.partitions().len()) {
+            0 => Err(self.failed("count the partitions", format!("{journal} is not there"))),
+            n => Ok(u32::try_from(n).unwrap_or(u32::MAX)),
+        }
+    }
+
+    fn wanted(&self, partitions: usize, typed: &[String]) -> Vec<Wanted> {
         let kept = |name: String, partitions| Wanted { name, partitions, retention_ms: "-1" };
         let telemetry = self.stream(Stream::Telemetry);
         let expiring = |name: String| Wanted { name, partitions, retention_ms: EXPIRING_MS };

@@ -187,7 +187,7 @@ impl Membership {
             config.create_with_context(Context(seats.clone())).map_err(failed)?;
         consumer.subscribe(&[&cluster.stream(Stream::Control)]).map_err(failed)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let (stopped, left) = (stop.clone(), seats.clone());
         let spawned = std::thread::Builder::new().name("group".to_owned()).spawn(move || {
             while !stopped.load(Ordering::SeqCst) {
                 // Records of a partition that is not paused yet are nobody's business here, and
@@ -200,12 +200,19 @@ impl Membership {
             while Instant::now() < until && consumer.assignment().is_ok_and(|it| it.count() > 0) {
                 let _ = consumer.poll(Duration::from_millis(50));
             }
+            // Who left for good must not look as if it were still assigned.
+            lock(&left.given).assigned.clear();
         });
         let thread = spawned.map_err(|error| LogError::Cluster {
             what: "start a thread".to_owned(),
             why: error.to_string(),
         })?;
         Ok(Membership { protocol, seats, stop, thread: Some(thread) })
+    }
+
+    /// Leaves the group, without waiting for it; nothing is assigned to this process any more.
+    pub fn leave(&self) {
+        self.stop.store(true, Ordering::SeqCst);
     }
 
     /// How the group assigns.

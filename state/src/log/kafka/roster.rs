@@ -1,6 +1,7 @@
 //! The one list that all nodes of a deployment share: a topic of one partition, so that its
 //! order settles who was first. What its records mean is not known here.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -17,7 +18,7 @@ const READ_WITHIN: Duration = Duration::from_secs(15);
 /// The list, read from its beginning and appended to.
 pub struct Roster {
     cluster: Cluster,
-    sender: Sender,
+    sender: Arc<Sender>,
     consumer: BaseConsumer,
 }
 
@@ -34,7 +35,7 @@ impl Roster {
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(&topic, 0, Offset::Offset(0)).map_err(failed)?;
         consumer.assign(&assignment).map_err(failed)?;
-        Ok(Roster { cluster: cluster.clone(), sender: Sender::new(cluster)?, consumer })
+        Ok(Roster { cluster: cluster.clone(), sender: cluster.sender()?, consumer })
     }
 
     /// Adds a record; it is durable when this returns.
