@@ -8,6 +8,18 @@ SHAPES = {"batched": "100 samples a record", "single": "one sample a record"}
 COLOURS = {1: "#2b6cb0", 4: "#b7791f", 16: "#2f855a"}
 
 
+PAGE = """# What a sample costs as series and partitions grow
+
+One process in office on all partitions, with the broker on the same two cores, over a topic that is filled before.
+Every state is compared with that of the reference, bit for bit.
+`benches/peers/scale.sh --docs docs` measures it and writes this page.
+
+![CPU seconds per million samples against the number of series](kafka-scale.svg)
+
+{table}
+"""
+
+
 def rows(paths):
     for path in paths:
         document = json.loads(pathlib.Path(path).read_text())
@@ -84,6 +96,8 @@ def main():
     print("\n".join(table(found)), file=sys.stderr)
     if folder:
         (pathlib.Path(folder) / "kafka-scale.svg").write_text(plot(found))
+        text = PAGE.format(table="\n".join(table(found)))
+        (pathlib.Path(folder) / "kafka-scale.md").write_text(text)
     sys.exit(0 if all(it["agrees"] for it in found) else 1)
 
 

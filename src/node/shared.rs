@@ -42,8 +42,9 @@ pub(super) async fn identities(config: &NodeConfig) -> anyhow::Result<Joined> {
     let keys = KeyDir::of(&config.data);
     match &config.log {
         LogChoice::Embedded => {
+            let identity = keys.identity()?;
             let operator = Some(keys.operator()?);
-            Ok(Joined { identity: keys.identity()?, operator, n_partitions: 1 })
+            Ok(Joined { identity, operator, n_partitions: 1 })
         }
         LogChoice::Kafka(cluster) => {
             let (cluster, data) = (cluster.clone(), config.data.clone());
