@@ -30,16 +30,24 @@ fn first_of(
     answer: &Value,
     no: impl Fn(&Event) -> Option<String>,
 ) -> anyhow::Result<Option<String>> {
-    let place = answer["place"].as_str().unwrap_or_default();
-    let Ok(Place { partition, seq }) = place.parse() else { return Ok(None) };
-    if session.only_partition().is_some_and(|it| it != partition) {
-        // What is looked at was chosen before it was known where the answer would stand.
-        return Ok(None);
-    }
     session.refresh()?;
-    let batches = session.log_of(partition)?.read(seq, 1).context("reading what came of it")?;
-    let derived = batches.iter().flat_map(|it| &it.entries).filter(|it| is_from(it, seq));
-    Ok(derived.filter_map(|it| it.event().ok()).find_map(|it| no(&it)))
+    // What holds everywhere was judged in every partition.
+    let one = std::slice::from_ref(&answer["place"]);
+    let places = answer["places"].as_array().map_or(one, Vec::as_slice);
+    for place in places.iter().filter_map(|it| it.as_str()?.parse::<Place>().ok()) {
+        let Place { partition, seq } = place;
+        if session.only_partition().is_some_and(|it| it != partition) {
+            // What is looked at was chosen before it was known where the answer would stand.
+            continue;
+        }
+        let batches = session.log_of(partition)?.read(seq, 1).context("reading what came of it")?;
+        let derived = batches.iter().flat_map(|it| &it.entries).filter(|it| is_from(it, seq));
+        let found = derived.filter_map(|it| it.event().ok()).find_map(|it| no(&it));
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 fn is_from(entry: &Entry, seq: u64) -> bool {

@@ -1,5 +1,7 @@
 //! The API: what is posted becomes an input; the answer carries its place in the journal.
 
+mod config;
+
 use std::time::Duration;
 
 use axum::Json;
@@ -18,6 +20,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+pub use self::config::config;
 use super::App;
 use super::gate::in_office;
 use crate::engine::{Input, bookkeeping, fold};
@@ -58,16 +61,25 @@ pub struct Wait {
 /// is acknowledged as soon as it is durable, with 202 and its position, unless the sender waits
 /// for more (protocol.md §2).
 async fn journal(part: &Part, input: Input, wait: &Wait) -> Response {
+    match journaled(part, input, wait).await {
+        Ok((status, body)) => (status, Json(body)).into_response(),
+        Err(response) => response,
+    }
+}
+
+/// Hands an input over: the status and the body that say what became of it.
+async fn journaled(
+    part: &Part,
+    input: Input,
+    wait: &Wait,
+) -> Result<(StatusCode, Value), Response> {
     if let Some(other) = wait.wait.as_deref().filter(|it| *it != "journaled") {
         let message = format!("`wait` may be `journaled` and nothing else, not {other:?}");
-        return problem(StatusCode::BAD_REQUEST, "malformed", message);
+        return Err(problem(StatusCode::BAD_REQUEST, "malformed", message));
     }
-    let mut sent = match part.engine.submit(&input).await {
-        Ok(sent) => sent,
-        Err(error) => {
-            return problem(StatusCode::SERVICE_UNAVAILABLE, "not_journaled", error.to_string());
-        }
-    };
+    let unavailable = |code, why: &str| problem(StatusCode::SERVICE_UNAVAILABLE, code, why);
+    let sent = part.engine.submit(&input).await;
+    let mut sent = sent.map_err(|error| unavailable("not_journaled", &error.to_string()))?;
     let answered = if part.engine.is_shared() && wait.wait.is_none() {
         match sent.answer.try_recv() {
             Ok(answer) => Ok(Ok(answer)),
@@ -76,30 +88,23 @@ async fn journal(part: &Part, input: Input, wait: &Wait) -> Response {
                 let (partition, position) = (part.number, sent.position);
                 let body =
                     json!({ "stream": stream, "partition": partition, "position": position });
-                return (StatusCode::ACCEPTED, Json(body)).into_response();
+                return Ok((StatusCode::ACCEPTED, body));
             }
         }
     } else {
         tokio::time::timeout(ANSWER_WITHIN, sent.answer).await
     };
-    match answered {
-        Ok(Ok(answer)) => {
-            let place = schemas::envelope::reference(part.number, answer.seq);
-            if let Some(reason) = answer.refused {
-                let body = json!({ "error": { "code": "refused", "message": reason },
-                                   "place": place });
-                return (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response();
-            }
-            let status = if answer.repeated { StatusCode::OK } else { StatusCode::CREATED };
-            let body = json!({ "place": place, "repeated": answer.repeated });
-            (status, Json(body)).into_response()
-        }
-        Ok(Err(_)) | Err(_) => problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not_confirmed",
-            "the journal has not confirmed the event; send it again with the same id",
-        ),
+    let Ok(Ok(answer)) = answered else {
+        let why = "the journal has not confirmed the event; send it again with the same id";
+        return Err(unavailable("not_confirmed", why));
+    };
+    let place = schemas::envelope::reference(part.number, answer.seq);
+    if let Some(reason) = answer.refused {
+        let body = json!({ "error": { "code": "refused", "message": reason }, "place": place });
+        return Ok((StatusCode::UNPROCESSABLE_ENTITY, body));
     }
+    let status = if answer.repeated { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, json!({ "place": place, "repeated": answer.repeated })))
 }
 
 fn human(id: &str, key_id: Option<String>) -> Actor {
@@ -187,73 +192,6 @@ pub async fn approval(State(app): State<App>, Query(wait): Query<Wait>, body: By
         }
     };
     journal(part, Input::new(actor, key, approval), &wait).await
-}
-
-/// `POST /api/v1/config`: a signed `config.activated.v1`.
-pub async fn config(State(app): State<App>, Query(wait): Query<Wait>, body: Bytes) -> Response {
-    let config: ConfigActivated = match parse(&body) {
-        Ok(config) => config,
-        Err(response) => return response,
-    };
-    if config.name.starts_with("runner/") {
-        let why = "a runner is registered by the node that it calls";
-        return problem(StatusCode::FORBIDDEN, "not_by_hand", why);
-    }
-    let parts = app.0.parts.of_config(&config.name);
-    let asked: Vec<_> = parts
-        .iter()
-        .map(|part| tokio::spawn(activate(part.clone(), config.clone(), wait.clone())))
-        .collect();
-    // What did not go well in one partition is what the sender must know. Each partition judges
-    // for itself, so sending it again completes what one of them has missed.
-    let mut worst: Option<(u32, Response)> = None;
-    for (part, asked) in parts.iter().zip(asked) {
-        let crashed =
-            |error: tokio::task::JoinError| stopped(&format!("the request ended: {error}"));
-        let answer = asked.await.unwrap_or_else(crashed);
-        if worst.as_ref().is_none_or(|(_, it)| it.status() < answer.status()) {
-            worst = Some((part.number, answer));
-        }
-    }
-    match worst {
-        Some((_, answer)) if answer.status().is_success() || parts.len() == 1 => answer,
-        Some((number, answer)) => {
-            let why = format!(
-                "partition {number} has not taken it ({}); send it again until all have",
-                answer.status()
-            );
-            problem(answer.status(), "not_everywhere", why)
-        }
-        None => stopped("there is no partition"),
-    }
-}
-
-fn stopped(why: &str) -> Response {
-    problem(StatusCode::SERVICE_UNAVAILABLE, "stopped", why)
-}
-
-/// A configuration in one partition. One that is in force there already is not journaled again.
-async fn activate(part: Part, config: ConfigActivated, wait: Wait) -> Response {
-    let (signer, name) = (config.approved_by.clone(), config.name.clone());
-    let looked = part
-        .engine
-        .see(move |state| (fold::signer(state, &signer), bookkeeping::active_config(state, &name)));
-    let Ok((key, active)) = looked.await else { return stopped("the engine has stopped") };
-    let is_in_force =
-        active.is_some_and(|it| it.digest == config.digest && it.version == config.version);
-    if is_in_force {
-        return (StatusCode::OK, Json(json!({ "repeated": true }))).into_response();
-    }
-    let signature = config.signature.as_deref().and_then(signature_from_text);
-    let signed = key
-        .zip(signature)
-        .is_some_and(|(key, signature)| key.verify(CONFIG_DOMAIN, &config.statement(), &signature));
-    if !signed {
-        let why = format!("{} is no registered signer of this", config.approved_by);
-        return problem(StatusCode::FORBIDDEN, "invalid_signer", why);
-    }
-    let (actor, key) = (human(&config.approved_by, None), config.name.clone());
-    journal(&part, Input::new(actor, key, config), &wait).await
 }
 
 /// Body of `POST /api/v1/skip`.
