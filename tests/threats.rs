@@ -8,6 +8,9 @@
 #[path = "simulation/check.rs"]
 mod check;
 #[allow(dead_code, reason = "each test binary plays with its own part of the world")]
+#[path = "simulation/seed.rs"]
+mod seed;
+#[allow(dead_code, reason = "each test binary plays with its own part of the world")]
 #[path = "simulation/world.rs"]
 mod world;
 
