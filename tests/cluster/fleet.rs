@@ -71,6 +71,11 @@ impl Fleet {
         }
     }
 
+    /// From now on, commands and new nodes take these further words.
+    pub(crate) fn speaks(&mut self, words: &[String]) {
+        self.words = words.to_vec();
+    }
+
     /// Where checkpoints lie.
     pub(crate) fn depot(&self) -> String {
         self.home.path().join("depot").to_str().unwrap().to_owned()
