@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use schemas::Batch;
-use state::Log;
+use schemas::{Batch, Ns};
+use state::{Log, LogError};
 use tokio::sync::watch;
 
 use crate::engine::{Handle, Moved};
@@ -27,10 +27,27 @@ impl Follower {
         Follower { log: engine.log(), moved: engine.follow(), next_seq: 0 }
     }
 
-    /// Follows from the present end.
-    pub fn from_end(engine: &Handle) -> Self {
-        let next_seq = engine.follow().borrow().next_seq;
-        Follower { next_seq, ..Follower::from_zero(engine) }
+    /// Follows from what was written within `span` before the newest election, or from the first
+    /// entry that is still kept.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub async fn from_before_election(engine: &Handle, span: Ns) -> Result<Self, LogError> {
+        let (log, end) = (engine.log(), engine.follow().borrow().next_seq);
+        let found = tokio::task::spawn_blocking(move || before_election(&*log, end, span)).await;
+        // A search that panicked or was cut short has found the end, and the log says why.
+        let next_seq = found.unwrap_or(Ok(end))?;
+        Ok(Follower { next_seq, ..Follower::from_zero(engine) })
+    }
+
+    /// The entry that it hands out next.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// Whether there are batches that it has not handed out.
+    pub fn is_behind(&self) -> bool {
+        self.next_seq < self.moved.borrow().next_seq
     }
 
     /// The next batches, as soon as there are any; `None` when the engine has stopped or the
@@ -54,3 +71,41 @@ impl Follower {
         }
     }
 }
+
+/// The first entry before `end` that was written within `span` before the newest election. While
+/// nobody was in office nothing was written, so the time without an owner does not count.
+fn before_election(log: &dyn Log, end: u64, span: Ns) -> Result<u64, LogError> {
+    let last = end.checked_sub(1).map_or(Ok(None), |seq| batch_of(log, seq))?;
+    let Some(epoch) = last.map(|it| it.header.epoch) else { return Ok(end) };
+    let elected =
+        first_where(end, |seq| Ok(batch_of(log, seq)?.is_some_and(|it| it.header.epoch == epoch)))?;
+    let before = elected.checked_sub(1).map_or(Ok(None), |seq| batch_of(log, seq))?;
+    let Some(before) = before else { return Ok(elected) };
+    let from = before.header.wall - span;
+    first_where(elected, |seq| Ok(batch_of(log, seq)?.is_some_and(|it| from <= it.header.wall)))
+}
+
+/// The batch that holds `seq`; `None` where it is no longer kept.
+fn batch_of(log: &dyn Log, seq: u64) -> Result<Option<Batch>, LogError> {
+    match log.read(seq, 1) {
+        Ok(batches) => Ok(batches.into_iter().next()),
+        Err(LogError::Expired { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The first place before `end` where something holds that holds from there on, or `end`.
+fn first_where(
+    end: u64,
+    mut holds: impl FnMut(u64) -> Result<bool, LogError>,
+) -> Result<u64, LogError> {
+    let (mut low, mut high) = (0, end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(middle)? { high = middle } else { low = middle + 1 }
+    }
+    Ok(low)
+}
+
+#[cfg(test)]
+mod tests;

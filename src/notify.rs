@@ -1,65 +1,156 @@
 //! Telling people: each escalation goes to the webhook and to the command that the
 //! configuration names, and nowhere else.
 //!
-//! It follows the journal, so nobody is told of something that is not in it. Delivery is at
-//! least once: the escalation id is in the message. What could not be delivered is logged and
-//! counted; the escalation itself stands in the journal and on the page whatever happens here.
+//! It follows the journal, so nobody is told of something that is not in it. Of the processes
+//! that share a journal, the one in office tells.
+//!
+//! - Delivery is at least once: the escalation id is in the message.
+//! - When every target has taken a message, that is recorded as an input. Whoever takes office
+//!   next tells what has no record, so an owner that dies in between silences nothing.
+//! - A target that fails is tried again after growing pauses, and each failure is logged and
+//!   counted. After an hour the escalation is given up, and that is recorded with its reason.
+//! - What is older than an hour when its journal is first followed is not told again, so neither
+//!   an upgrade nor an old journal floods a receiver.
+//!
+//! The escalation itself stands in the journal and on the page whatever happens here.
+
+mod untold;
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use schemas::{Entry, Event, Kind};
+use schemas::{Entry, Event};
 use serde_json::{Value, json};
+use state::LogError;
+use tokio::sync::watch;
 
+use self::untold::{Outcome, TRIED_FOR, Untold, Waiting};
 use crate::config::Escalation;
-use crate::engine::Handle;
+use crate::engine::{Handle, Seat, wall_now};
 use crate::follow::Follower;
 use crate::words;
 
 /// A receiver that does not answer within this time has failed.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Follows the journal from its present end and tells people of each escalation.
+/// Follows the journal and tells people of each escalation that nobody was told of.
 pub fn follow(engine: &Handle, targets: Escalation) {
     if targets == Escalation::default() {
         return;
     }
-    let mut follower = Follower::from_end(engine);
-    let seat = engine.seat();
+    let engine = engine.clone();
     tokio::spawn(async move {
-        while let Some(batches) = follower.next().await {
-            // One of the processes that share a journal tells, and it is the one in office.
-            if !seat.borrow().here {
-                continue;
-            }
-            for entry in batches.iter().flat_map(|it| &it.entries) {
-                tell(entry, &targets).await;
-            }
+        match Teller::new(engine, targets).await {
+            Ok(mut teller) => while teller.step().await.is_some() {},
+            Err(error) => tracing::error!(%error, "nobody is told of escalations"),
         }
     });
 }
 
-async fn tell(entry: &Entry, targets: &Escalation) {
-    if entry.envelope.kind != Kind::HealEscalated {
-        return;
+struct Teller {
+    engine: Handle,
+    seat: watch::Receiver<Seat>,
+    follower: Follower,
+    untold: Untold,
+    targets: Escalation,
+}
+
+impl Teller {
+    async fn new(engine: Handle, targets: Escalation) -> Result<Self, LogError> {
+        let follower = Follower::from_before_election(&engine, TRIED_FOR).await?;
+        tracing::info!(
+            from = follower.next_seq(),
+            "escalations without a record are told from here on; older ones are not told again"
+        );
+        let seat = engine.seat();
+        Ok(Teller { engine, seat, follower, untold: Untold::default(), targets })
     }
-    let Ok(event) = entry.event() else { return };
-    let message = message(entry, &event);
-    let targets = targets.clone();
+
+    /// Reads what there is, then tells one, or waits. `None` when the engine has stopped.
+    async fn step(&mut self) -> Option<()> {
+        while self.follower.is_behind() {
+            self.read().await?;
+        }
+        // Whoever has read its own election has read every record that came before it.
+        let seat = self.seat.borrow().clone();
+        let in_office = seat.here && seat.epoch == self.untold.epoch();
+        self.untold.settle(in_office);
+        let now = wall_now();
+        if let Some(waiting) = self.untold.due(now).filter(|_| in_office) {
+            attempt(&self.engine, waiting, &self.targets).await;
+            return Some(());
+        }
+        match self.untold.pause(now).filter(|_| in_office) {
+            None => self.read().await,
+            Some(pause) => {
+                // The time of the next try comes first, or news does.
+                tokio::time::timeout(pause, self.read()).await.unwrap_or(Some(()))
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Option<()> {
+        let batches = self.follower.next().await?;
+        batches.iter().for_each(|batch| self.untold.fold(batch));
+        Some(())
+    }
+}
+
+/// Tells the targets that have not taken it, and has the journal record what came of it.
+async fn attempt(engine: &Handle, waiting: &mut Waiting, targets: &Escalation) {
+    if waiting.outcome.is_none() && tell(waiting, targets).await {
+        waiting.outcome = Some(Outcome::Told);
+    }
+    let now = wall_now();
+    let Some(outcome) = waiting.outcome else { return waiting.try_later(now) };
+    let place = waiting.entry.envelope.reference();
+    if outcome == Outcome::GivenUp {
+        tracing::error!(place, failure = waiting.failure, "an escalation is given up");
+    }
+    match engine.submit(&waiting.record(outcome, now)).await {
+        Ok(_) => waiting.sent(),
+        Err(error) => {
+            tracing::warn!(place, %error, "what became of an escalation is not recorded yet");
+            waiting.try_later(now);
+        }
+    }
+}
+
+/// Whether every target has taken it.
+async fn tell(waiting: &mut Waiting, targets: &Escalation) -> bool {
+    let Ok(event) = waiting.entry.event() else {
+        waiting.failure = "its payload cannot be read here".to_owned();
+        return false;
+    };
+    let message = message(&waiting.entry, &event);
+    let (wants, took) = (targets.clone(), waiting.took.clone());
     let told = tokio::task::spawn_blocking(move || {
-        let webhook = targets.webhook.as_deref().map_or(Ok(()), |url| post(url, &message));
-        let command =
-            if targets.command.is_empty() { Ok(()) } else { run(&targets.command, &message) };
-        (webhook, command)
+        let mut told = Vec::new();
+        if let Some(url) = wants.webhook.filter(|_| !took.contains("webhook")) {
+            told.push(("webhook", post(&url, &message)));
+        }
+        if !wants.command.is_empty() && !took.contains("command") {
+            told.push(("command", run(&wants.command, &message)));
+        }
+        told
     });
-    let Ok((webhook, command)) = told.await else { return };
-    for (target, outcome) in [("webhook", webhook), ("command", command)] {
+    let Ok(told) = told.await else {
+        waiting.failure = "telling was cut short".to_owned();
+        return false;
+    };
+    let mut all = true;
+    for (target, outcome) in told {
         if let Err(error) = outcome {
             metrics::counter!("healwright_notifications_failed_total").increment(1);
             tracing::warn!(target, %error, "an escalation could not be delivered");
+            waiting.failure = format!("{target}: {error:#}");
+            all = false;
+        } else {
+            waiting.took.insert(target);
         }
     }
+    all
 }
 
 fn message(entry: &Entry, event: &Event) -> Value {

@@ -2,8 +2,8 @@
 //! and comes to the same decisions, an older program reads what a newer one writes where it has
 //! the schema, and a form that nobody here knows is kept, named, and never guessed.
 //!
-//! What this does not show: two binaries side by side. The older writer is played by its released
-//! schema and the newer one by a schema that has grown, in one process.
+//! Here the older writer is played by its released schema and the newer one by a schema that has
+//! grown, in one process. Two programs side by side are in `rolling.rs`.
 
 #![allow(clippy::unwrap_used)]
 

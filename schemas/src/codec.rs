@@ -1,8 +1,9 @@
 //! The one codec: Avro single-object encoding, `C3 01 ‖ fingerprint ‖ datum`.
 //!
 //! A payload under the current schema takes the direct path ([`crate::avro`]); one under a
-//! released former schema is first resolved by apache-avro, writer's schema to reader's.
-//! Either way the stored bytes stay what they are: decoding is for reading, never for hashing.
+//! released former schema, or under that of the next release, is first resolved by apache-avro,
+//! writer's schema to reader's. Either way the stored bytes stay what they are: decoding is for
+//! reading, never for hashing.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -32,9 +33,31 @@ const ALLOCATION_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// form before the change is named here and the new one is added there; a test refuses a form
 /// in `released/` that nobody can read.
 const RELEASED: &[(Kind, &str)] = &[
+    #[cfg(feature = "next-schemas")]
+    (Kind::ChangeObserved, include_str!("../released/change.observed.v1.avsc")),
     (Kind::HeadCosigned, include_str!("../released/head.cosigned.v1.avsc")),
     (Kind::ReleaseRequested, include_str!("../released/release.requested.v1.avsc")),
 ];
+
+/// Schemas that the next release writes, and that this one only reads.
+///
+/// A form is read one release before it is written. So two releases that follow each other read
+/// all that either writes, and nodes of both may share a journal: while they are upgraded one
+/// after the other, and when they are taken back. What is written in a form that a node does not
+/// know, it refuses to guess, and it stops.
+const UPCOMING: &[(Kind, &str)] = &[
+    #[cfg(not(feature = "next-schemas"))]
+    (Kind::ChangeObserved, include_str!("../upcoming/change.observed.v1.avsc")),
+];
+
+/// The schema that this build writes in place of the one beside this crate's manifest.
+#[cfg(feature = "next-schemas")]
+pub(crate) const fn next(kind: Kind) -> Option<&'static str> {
+    if matches!(kind, Kind::ChangeObserved) {
+        return Some(include_str!("../upcoming/change.observed.v1.avsc"));
+    }
+    None
+}
 
 /// One schema under which payloads were ever written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +80,8 @@ impl Form {
 struct Known {
     schema: Schema,
     fingerprint: [u8; 8],
-    former: BTreeMap<[u8; 8], Schema>,
+    /// Other schemas under which it may have been written.
+    others: BTreeMap<[u8; 8], Schema>,
 }
 
 static KNOWN: LazyLock<BTreeMap<Kind, Known>> =
@@ -66,11 +90,12 @@ static KNOWN: LazyLock<BTreeMap<Kind, Known>> =
 impl Known {
     fn of(kind: Kind) -> Self {
         let schema = parse(kind, kind.avsc());
-        let former = RELEASED.iter().filter(|(of, _)| *of == kind).map(|(of, text)| {
+        let others = RELEASED.iter().chain(UPCOMING).filter(|(of, _)| *of == kind);
+        let others = others.map(|(of, text)| {
             let schema = parse(*of, text);
             (fingerprint_of(&schema), schema)
         });
-        Known { fingerprint: fingerprint_of(&schema), former: former.collect(), schema }
+        Known { fingerprint: fingerprint_of(&schema), others: others.collect(), schema }
     }
 }
 
@@ -95,18 +120,20 @@ pub fn fingerprint(kind: Kind) -> [u8; 8] {
     KNOWN[&kind].fingerprint
 }
 
-/// Every schema of `kind` that an entry of a journal may have been written under: oldest first,
-/// the current one last.
+/// Every schema of `kind` that an entry of a journal may have been written under, oldest first:
+/// the former ones, the current one, and the one of the next release where it has another.
 pub fn forms(kind: Kind) -> Vec<Form> {
-    let former = RELEASED.iter().filter(|(of, _)| *of == kind);
-    let former = former.map(|(of, text)| Form::of(&parse(*of, text), text));
-    former.chain([Form::of(schema(kind), kind.avsc())]).collect()
+    let of_kind = |forms: &'static [(Kind, &'static str)]| {
+        forms.iter().filter(move |(of, _)| *of == kind).map(|(_, text)| *text)
+    };
+    let all = of_kind(RELEASED).chain([kind.avsc()]).chain(of_kind(UPCOMING));
+    all.map(|text| Form::of(&parse(kind, text), text)).collect()
 }
 
 /// Whether payloads of `kind` under the schema of this fingerprint can be read.
 pub fn reads(kind: Kind, fingerprint: &[u8; 8]) -> bool {
     let known = &KNOWN[&kind];
-    known.fingerprint == *fingerprint || known.former.contains_key(fingerprint)
+    known.fingerprint == *fingerprint || known.others.contains_key(fingerprint)
 }
 
 /// `payload` under the current schema of `kind`.
@@ -121,7 +148,8 @@ pub fn encode<T: Serialize>(kind: Kind, payload: &T) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// The payload of `kind`, written under its current or a released former schema.
+/// The payload of `kind`, written under its current schema, a released former one, or that of
+/// the next release.
 ///
 /// # Errors
 /// [`Error::Payload`] names the fingerprint that nobody released, or what does not decode.
@@ -131,7 +159,7 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, Error>
     if written == known.fingerprint {
         return avro::from_bytes(datum).map_err(|error| wrong(kind, error.to_string()));
     }
-    let Some(writer) = known.former.get(&written) else {
+    let Some(writer) = known.others.get(&written) else {
         let hex = crate::ids::hex(&written);
         return Err(wrong(kind, format!("no released schema has fingerprint {hex}")));
     };

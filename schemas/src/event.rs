@@ -56,6 +56,10 @@ macro_rules! events {
 
             /// The Avro schema, verbatim.
             pub const fn avsc(self) -> &'static str {
+                #[cfg(feature = "next-schemas")]
+                if let Some(avsc) = $crate::codec::next(self) {
+                    return avsc;
+                }
                 match self {
                     $(Kind::$variant => {
                         include_str!(concat!("../", $name, ".v", $version, ".avsc"))

@@ -52,6 +52,8 @@ pub(super) fn run() -> anyhow::Result<Measured> {
             author: "bench".to_owned(),
             summary: "a change".to_owned(),
             at: None,
+            #[cfg(feature = "next-schemas")]
+            region: None,
         };
         records.push(Input::new(Actor::system("bench"), change.service.clone(), change).encode()?);
         if n % PER_CYCLE == 0 {

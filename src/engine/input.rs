@@ -56,6 +56,14 @@ impl Input {
     /// # Errors
     /// Anything else; the record then goes to quarantine.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        Input::read(bytes).map(|(input, _)| input)
+    }
+
+    /// The same, and the payload as its sender wrote it.
+    ///
+    /// # Errors
+    /// As [`Input::decode`].
+    pub fn read(bytes: &[u8]) -> Result<(Self, &[u8]), Error> {
         let malformed = |why: &str| Error::Malformed { what: "input", why: why.to_owned() };
         let mut reader = Reader::new("input", bytes);
         reader.expect(MAGIC)?;
@@ -75,8 +83,9 @@ impl Input {
         }
         let correlation = reader.option_text()?;
         let priority = reader.u8()?;
-        let event = Event::decode(kind, reader.bytes()?)?;
+        let payload = reader.bytes()?;
+        let event = Event::decode(kind, payload)?;
         reader.end()?;
-        Ok(Input { event, key, actor, correlation, priority })
+        Ok((Input { event, key, actor, correlation, priority }, payload))
     }
 }

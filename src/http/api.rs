@@ -10,10 +10,8 @@ use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use schemas::event::{
-    ApprovalGiven, CONFIG_DOMAIN, ChangeObserved, ConfigActivated, FreezeCommand, FreezeVerb,
-    ReleaseRequested, TelemetrySample,
+    ApprovalGiven, ChangeObserved, FreezeCommand, FreezeVerb, ReleaseRequested, TelemetrySample,
 };
-use schemas::signature::signature_from_text;
 use schemas::telemetry::Samples;
 use schemas::{Actor, ActorKind, Event, Kind, canonical};
 use serde::Deserialize;
@@ -23,7 +21,7 @@ use serde_json::{Value, json};
 pub use self::config::config;
 use super::App;
 use super::gate::in_office;
-use crate::engine::{Input, bookkeeping, fold};
+use crate::engine::Input;
 use crate::node::parts::Part;
 
 /// How long a sender waits for its place; the input may still be journaled afterwards, and a

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ pub(crate) struct Fleet {
     home: tempfile::TempDir,
     log: String,
     prefix: String,
+    /// What every command runs.
+    program: PathBuf,
     /// Further words of every command.
     words: Vec<String>,
     /// Whether the next node has a runner.
@@ -111,11 +113,22 @@ impl Fleet {
             home: tempfile::tempdir().unwrap(),
             log: format!("kafka://{bootstrap}"),
             prefix: crate::bed::prefix(),
+            program: env!("CARGO_BIN_EXE_healwright").into(),
             words: Vec::new(),
             has_runner: false,
             nodes: Vec::new(),
             acknowledged: BTreeSet::new(),
         }
+    }
+
+    /// From now on, commands and new nodes take these further words.
+    pub(crate) fn speaks(&mut self, words: &[String]) {
+        self.words = words.to_vec();
+    }
+
+    /// From now on, commands and nodes are those of this program.
+    pub(crate) fn runs(&mut self, program: &Path) {
+        self.program = program.to_owned();
     }
 
     /// Where checkpoints lie.
@@ -154,7 +167,7 @@ impl Fleet {
     }
 
     fn command(&self, node: usize) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_healwright"));
+        let mut command = Command::new(&self.program);
         let home = self.home.path();
         command.env("HOME", home).env("XDG_STATE_HOME", home.join("state"));
         command.arg("--data").arg(home.join(format!("data-{node}")));
@@ -282,7 +295,10 @@ impl Fleet {
     }
 
     fn post_of(&self, node: usize, id: &str, of: &str, query: &str) -> Option<(u16, Value)> {
-        let body = format!(r#"{{"id":"{id}","service":"{of}","kind":"deploy","version":"1"}}"#);
+        // A program without regions takes no notice of one.
+        let body = format!(
+            r#"{{"id":"{id}","service":"{of}","kind":"deploy","version":"1","region":"north"}}"#
+        );
         self.ask(node, "POST", &format!("/api/v1/changes{query}"), &body)
     }
 
@@ -358,7 +374,7 @@ impl Fleet {
     }
 
     /// All changes in the journal, read from the cluster alone.
-    fn changes(&self) -> Vec<Value> {
+    pub(crate) fn changes(&self) -> Vec<Value> {
         self.events("change.observed.v1")
     }
 
@@ -450,7 +466,9 @@ impl Fleet {
 
     /// The same of the partition that `which` names.
     pub(crate) fn verify_export_of(&self, which: &[&str]) {
-        let bundle = self.home.path().join(format!("bundle{}", which.concat()));
+        // An export never overwrites another one.
+        let mut places = (0..).map(|n| self.home.path().join(format!("bundle-{n}")));
+        let bundle = places.find(|it| !it.exists()).unwrap();
         let bundle = bundle.to_str().unwrap();
         let exported = self.run(99, &[&["export", "--to", bundle], which].concat());
         assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));

@@ -121,6 +121,10 @@ pub struct ChangeObserved {
     /// When it took effect; `None` is when it was journaled.
     #[serde(default)]
     pub at: Option<Ns>,
+    /// Where it took effect; `None` is everywhere.
+    #[cfg(feature = "next-schemas")]
+    #[serde(default)]
+    pub region: Option<String>,
 }
 
 /// An operator wants a release rolled out, or the rollout of one taken back.

@@ -3,6 +3,9 @@
 //! `released/` holds every form that a journal may have been written under. A form is never
 //! edited. When a schema grows, its new form is added as `<topic>.<n>.avsc`, and the form before
 //! is named in `codec.rs`, so that it can still be read.
+//!
+//! `upcoming/` holds what the next release will write and this one reads already, so that nodes of
+//! both can share a journal.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -79,7 +82,11 @@ fn grown_fields(
 }
 
 fn released() -> Vec<(String, Value)> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("released");
+    forms_in("released")
+}
+
+fn forms_in(folder: &str) -> Vec<(String, Value)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut forms: Vec<(String, Value)> = std::fs::read_dir(directory)
         .unwrap()
         .map(|file| {
@@ -121,13 +128,32 @@ fn every_schema_can_be_read_beside_each_of_its_released_forms() {
 }
 
 #[test]
-fn every_form_of_a_kind_is_a_record_of_one_name_and_the_current_one_is_last() {
+fn every_form_of_a_kind_is_a_record_of_one_name_and_only_upcoming_ones_follow_the_current() {
+    let upcoming = forms_in("upcoming");
     for kind in Kind::ALL {
         let forms = codec::forms(*kind);
-        assert_eq!(forms.last().unwrap().fingerprint, codec::fingerprint(*kind), "{kind:?}");
+        let is_current = |it: &codec::Form| it.fingerprint == codec::fingerprint(*kind);
+        let current = forms.iter().position(is_current).unwrap();
+        let later = forms[current + 1..].iter().map(|it| serde_json::from_str(it.avsc).unwrap());
+        let expected = upcoming.iter().filter(|(stem, _)| *stem == kind.topic());
+        let expected: Vec<Value> = expected.map(|(_, form)| form.clone()).collect();
+        assert_eq!(later.collect::<Vec<Value>>(), expected, "{kind:?}");
         for form in &forms {
             assert_eq!(form.name, forms[0].name, "{kind:?}");
             assert!(codec::reads(*kind, &form.fingerprint), "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn what_the_next_release_writes_is_read_beside_everything_before_it() {
+    for (stem, next) in forms_in("upcoming") {
+        let kind = Kind::ALL.iter().find(|it| it.topic() == stem).unwrap();
+        let current: Value = serde_json::from_str(kind.avsc()).unwrap();
+        assert_ne!(current, next, "{stem} is written already: it belongs to released/");
+        let released = released().into_iter().filter(|it| is_form_of(&it.0, &stem));
+        for (former, form) in released.chain([("the current form".to_owned(), current)]) {
+            check(&form, &next).unwrap_or_else(|why| panic!("{former} and {stem}: {why}"));
         }
     }
 }

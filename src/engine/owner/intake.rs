@@ -6,7 +6,7 @@
 use schemas::envelope::ENVELOPE_BYTES_MAX;
 use schemas::event::{InputRefused, TelemetrySealed, Tick, stream_name};
 use schemas::telemetry::Samples;
-use schemas::{Cause, Event, Hash, Ns, Positions, Stream};
+use schemas::{Cause, Event, Hash, Ns, Positions, Stream, codec};
 use state::Records;
 
 use super::{BATCH_BYTES_FULL, Draught, Owner, SEAL_BYTES_MAX, Stop, TICK_ACTIVE, Taken};
@@ -55,8 +55,8 @@ impl Owner {
                 draught.more = true;
                 break;
             }
-            match Input::decode(record) {
-                Ok(input) => self.take_input(draught, stream, at, input)?,
+            match Input::read(record) {
+                Ok((input, written)) => self.take_input(draught, stream, at, input, written)?,
                 Err(error) => self.refuse(draught, stream, at, record, &error.to_string())?,
             }
             *position(&mut draught.positions, stream) = at + 1;
@@ -70,13 +70,14 @@ impl Owner {
         stream: Stream,
         at: u64,
         input: Input,
+        written: &[u8],
     ) -> Result<(), Stop> {
         if let Some(first) = self.first_of(&input.event) {
             let (seq, repeated) = (first.seq, true);
             draught.taken.push(Taken { stream, position: at, seq, repeated, refused: None });
             return Ok(());
         }
-        let payload = input.event.encode()?;
+        let payload = payload(&input.event, written)?;
         let reason = self.alone.get(&(stream, at)).cloned().or_else(|| too_large(&input, &payload));
         if let Some(reason) = reason {
             return self.refuse(draught, stream, at, &input.encode()?, &reason);
@@ -149,6 +150,16 @@ impl Owner {
         let refused = Some(reason.to_owned());
         draught.taken.push(Taken { stream, position: at, seq, repeated: false, refused });
         Ok(())
+    }
+}
+
+/// What is journaled of an input. Under the current schema there is one way to write it. Under
+/// another one it stays as its sender wrote it: a node of the next release may have said more
+/// than this one knows, and whoever knows it reads it there.
+fn payload(event: &Event, written: &[u8]) -> Result<Vec<u8>, schemas::Error> {
+    match codec::split(written) {
+        Some((form, _)) if form != codec::fingerprint(event.kind()) => Ok(written.to_owned()),
+        Some(_) | None => event.encode(),
     }
 }
 

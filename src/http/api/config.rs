@@ -33,14 +33,15 @@ pub async fn config(State(app): State<App>, Query(wait): Query<Wait>, body: Byte
     let mut taken = Vec::new();
     let mut refused: Option<(u32, Response)> = None;
     for (part, asked) in parts.iter().zip(asked) {
-        let crashed =
-            |error: tokio::task::JoinError| Err(stopped(&format!("the request ended: {error}")));
-        match asked.await.unwrap_or_else(crashed) {
-            Ok(said) => taken.push(said),
-            Err(answer) => {
-                refused.get_or_insert((part.number, answer));
+        let answer = match asked.await {
+            Ok(Ok(said)) => {
+                taken.push(said);
+                continue;
             }
-        }
+            Ok(Err(answer)) => answer,
+            Err(error) => stopped(&format!("the request ended: {error}")),
+        };
+        refused.get_or_insert((part.number, answer));
     }
     match refused {
         Some((_, answer)) if parts.len() == 1 => answer,
