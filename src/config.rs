@@ -264,6 +264,9 @@ fn check_service(service: &Service) -> anyhow::Result<()> {
     if let Err(error) = schemas::canonical::identifier(name) {
         bail!("service name {name:?}: {error}");
     }
+    if let Err(why) = runner::supervisor::check_name(name) {
+        bail!("service {name:?}: {why}");
+    }
     if service.command.is_empty() {
         bail!("service {name}: `command` is empty; give the program and its words as a list");
     }
@@ -406,6 +409,21 @@ mod tests {
         let text = "profile = \"local\"\n[numbers]\nwindow_hours = [8, 20]\n";
         let own = Config::parse("hw.toml", text).unwrap().profile().unwrap();
         assert_eq!(own, Profile { window_hours: Some((8, 20)), ..Profile::local() });
+    }
+
+    #[test]
+    fn a_service_may_have_a_scope_and_none_that_an_operation_begins_with() {
+        let lines = "command = [\"x\"]\nprobe_url = \"http://127.0.0.1:1/\"\n";
+        for (name, good) in [
+            ("prod-eu/shop/web", true),
+            ("environment/web", true),
+            ("env/web", false),
+            ("a//b", false),
+            ("../etc", false),
+        ] {
+            let text = format!("[[service]]\nname = {name:?}\n{lines}");
+            assert_eq!(Config::parse("hw.toml", &text).is_ok(), good, "{name}");
+        }
     }
 
     #[test]

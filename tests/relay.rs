@@ -65,6 +65,11 @@ fn a_service_is_healed_by_an_owner_on_another_node() {
     });
     fleet.eventually("the other node is in office for the service", elsewhere);
 
+    // What was never seen to be well is unknown when it is gone, and the unknown is not healed.
+    fleet.eventually("the other node sees that the service is well", || {
+        let status = fleet.get(second, "/api/v1/status")?;
+        (status["services"][0]["health"] == "green").then_some(())
+    });
     kill_process(first, Signal::KILL).unwrap();
     let again = fleet
         .eventually("the service is started again", || process_of(&home).filter(|it| *it != first));
@@ -75,6 +80,7 @@ fn a_service_is_healed_by_an_owner_on_another_node() {
     elsewhere().expect("the other node has been in office all the time");
     let which = ["--partition", &partition.to_string()];
     fleet.verify_export_of(&which);
-    // The service outlives the test's nodes; nobody is left to end it.
+    // A runner ends with its node when that is asked to; the service outlives both.
+    assert!(fleet.stop(0).success());
     let _ = kill_process(again, Signal::KILL);
 }

@@ -35,7 +35,7 @@ pub use process::Identity;
 use process::{INSTANCE, LOOK, Launch};
 pub(crate) use process::{find, kill_with_children};
 pub(crate) use spec::Words;
-pub use spec::{EnvironmentSpec, ReleaseSpec, ServiceSpec};
+pub use spec::{EnvironmentSpec, ReleaseSpec, ServiceSpec, check_name};
 
 use crate::durable::{self, Steps};
 use crate::error::Error;

@@ -87,6 +87,27 @@ pub(crate) struct Words<'a> {
     pub(crate) venv: Option<&'a Path>,
 }
 
+/// Longest name of a service, with its scope.
+const NAME_MAX: usize = 64;
+
+/// Whether a service may be called so; it is part of paths and of operations' targets.
+///
+/// # Errors
+/// The rule that it breaks.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    let allowed = |it: char| it.is_ascii_alphanumeric() || "._-".contains(it);
+    let is_plain = |it: &str| !it.is_empty() && it.chars().all(allowed) && !it.starts_with('.');
+    // Its scope stands before it: `prod-eu/shop/checkout`.
+    if name.len() > NAME_MAX || !name.split('/').all(is_plain) {
+        return Err("its name is not made of plain words, with `/` between them");
+    }
+    let first = name.split_once('/').map(|(first, _)| first);
+    if first.is_some_and(|it| RESERVED.contains(&it)) {
+        return Err("its scope begins with `commit`, `env` or `route`, as operations do");
+    }
+    Ok(())
+}
+
 impl ServiceSpec {
     /// Refuses what could not be run or found again.
     ///
@@ -94,16 +115,7 @@ impl ServiceSpec {
     /// [`Error::Refused`] with the rule that is broken.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |why: &str| Err(Error::refused(format!("service {:?}", self.name), why));
-        let allowed = |it: char| it.is_ascii_alphanumeric() || "._-".contains(it);
-        let is_plain = |it: &str| !it.is_empty() && it.chars().all(allowed) && !it.starts_with('.');
-        // Its scope stands before it: `prod-eu/shop/checkout`.
-        if self.name.len() > 64 || !self.name.split('/').all(is_plain) {
-            return refuse("its name is not made of plain words, with `/` between them");
-        }
-        let first = self.name.split_once('/').map(|(first, _)| first);
-        if first.is_some_and(|it| RESERVED.contains(&it)) {
-            return refuse("its scope begins with a word that operations begin with");
-        }
+        check_name(&self.name).or_else(refuse)?;
         if self.command.first().is_none_or(String::is_empty) {
             return refuse("it has no command");
         }
