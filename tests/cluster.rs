@@ -12,6 +12,8 @@ mod fleet;
 #[path = "blackbox/ask.rs"]
 mod http;
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use bed::Brokers;
@@ -141,4 +143,28 @@ fn an_empty_node_begins_with_a_checkpoint_takes_office_and_nothing_acknowledged_
     fleet.await_taken();
     fleet.check();
     fleet.verify_export();
+}
+
+#[test]
+fn a_container_engine_is_used_only_where_one_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("engine.sock");
+    let named = format!("unix://{}", place.display());
+    assert!(!bed::engine_answers(Some(&named)), "nobody is there");
+    assert!(!bed::engine_answers(Some("ssh://elsewhere")), "a way that is not tried");
+    let listener = UnixListener::bind(&place).unwrap();
+    assert!(!bed::engine_answers(Some(&named)), "it listens and says nothing");
+    let answering = std::thread::spawn(move || {
+        // The first one is whoever was not answered.
+        for status in ["200 OK", "503 Busy", "200 OK"] {
+            let answer = format!("HTTP/1.0 {status}\r\n\r\nOK");
+            let (mut stream, _) = listener.accept().unwrap();
+            // A socket that is closed unread takes its answer along; whoever has gone hears none.
+            let _ = stream.read(&mut [0; 256]);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    assert!(!bed::engine_answers(Some(&named)), "it is not well");
+    assert!(bed::engine_answers(Some(&named)));
+    answering.join().unwrap();
 }

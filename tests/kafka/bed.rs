@@ -1,14 +1,22 @@
 //! A real Apache Kafka under a test: `HEALWRIGHT_TEST_KAFKA=HOST:PORT` where a cluster is there
-//! already, else brokers of the local script, which end with the test process.
+//! already, else a container where a container engine answers, else a broker of the local script.
+//! Container and broker end with the test process. A test that kills or pauses brokers has them
+//! from the script.
 //!
 //! What cannot run says so and fails: a test that passes without its broker shows nothing.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+/// An engine on this machine answers in milliseconds; one that does not is none.
+const PING_WITHIN: Duration = Duration::from_secs(2);
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/kafka/kafka.sh");
 const SCRIPT_AT_ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/kafka.sh");
 
@@ -85,14 +93,62 @@ impl Drop for Brokers {
 /// One broker for all tests of this process.
 pub(crate) fn shared() -> &'static str {
     static SHARED: OnceLock<(String, Option<Brokers>)> = OnceLock::new();
-    let (bootstrap, _) = SHARED.get_or_init(|| match std::env::var("HEALWRIGHT_TEST_KAFKA") {
-        Ok(bootstrap) => (bootstrap, None),
-        Err(_) => {
-            let brokers = Brokers::start(1, &[]);
-            (brokers.bootstrap.clone(), Some(brokers))
+    let (bootstrap, _) = SHARED.get_or_init(|| {
+        let given = std::env::var("HEALWRIGHT_TEST_KAFKA").ok();
+        if let Some(bootstrap) = given.or_else(contained) {
+            return (bootstrap, None);
         }
+        let brokers = Brokers::start(1, &[]);
+        (brokers.bootstrap.clone(), Some(brokers))
     });
     bootstrap
+}
+
+/// A broker in a container of testcontainers, where an engine answers. One that cannot start it,
+/// because it may not fetch the image, is no reason to show nothing: the script is left.
+#[allow(clippy::print_stderr, reason = "which Kafka a test ran on belongs to its output")]
+fn contained() -> Option<String> {
+    if !engine_answers(std::env::var("DOCKER_HOST").ok().as_deref()) {
+        return None;
+    }
+    let program = script().with_file_name("container").join("Cargo.toml");
+    // Beside what was built for the tests, and apart from it: it has a lock file of its own.
+    let test = std::env::current_exe().unwrap();
+    let target = test.ancestors().nth(3).unwrap().join("kafka-container");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["run", "--quiet", "--locked", "--manifest-path"]).arg(program);
+    cargo.arg("--target-dir").arg(target);
+    let mut child = cargo.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    let heard = BufReader::new(child.stdout.take().unwrap()).read_line(&mut said);
+    let bootstrap = said.trim().strip_prefix("BOOTSTRAP=").map(str::to_owned);
+    if heard.is_err() || bootstrap.is_none() {
+        eprintln!("a container engine answers and starts no Kafka; going on with kafka.sh");
+    }
+    // The container is removed when the pipe to its keeper closes, with the test process.
+    std::mem::forget(child);
+    bootstrap
+}
+
+/// Whether the engine that `DOCKER_HOST` names, or the one of this machine, answers a ping.
+pub(crate) fn engine_answers(named: Option<&str>) -> bool {
+    let named = named.filter(|it| !it.is_empty()).unwrap_or("unix:///var/run/docker.sock");
+    if let Some(path) = named.strip_prefix("unix://") {
+        let stream = UnixStream::connect(path).ok();
+        return stream
+            .is_some_and(|it| it.set_read_timeout(Some(PING_WITHIN)).is_ok() && answers_ping(it));
+    }
+    let Some(place) = named.strip_prefix("tcp://") else { return false };
+    let address = place.to_socket_addrs().ok().and_then(|mut it| it.next());
+    let stream = address.and_then(|it| TcpStream::connect_timeout(&it, PING_WITHIN).ok());
+    stream.is_some_and(|it| it.set_read_timeout(Some(PING_WITHIN)).is_ok() && answers_ping(it))
+}
+
+fn answers_ping(mut stream: impl Read + Write) -> bool {
+    let asked = stream.write_all(b"GET /_ping HTTP/1.0\r\nhost: docker\r\n\r\n");
+    let mut status = String::new();
+    let heard = BufReader::new(stream).read_line(&mut status);
+    asked.is_ok() && heard.is_ok() && status.split(' ').nth(1) == Some("200")
 }
 
 /// A prefix of topics that nobody else uses.
