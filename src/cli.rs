@@ -4,6 +4,7 @@
 pub mod act;
 pub mod checkpoint;
 pub mod config;
+pub mod events;
 pub mod read;
 pub mod release;
 pub mod trust;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use checkpoint::Checkpoint;
+pub use events::Events;
 pub use release::Release;
 pub use trust::Trust;
 
@@ -334,26 +336,6 @@ pub enum Change {
         /// One line
         #[arg(long, default_value = "", value_name = "TEXT")]
         summary: String,
-    },
-}
-
-/// `healwright events`.
-#[derive(Debug, Subcommand)]
-pub enum Events {
-    /// Every event, oldest first
-    List {
-        /// Only this topic, as in slo.anomaly.detected.v1
-        #[arg(long, value_name = "TOPIC")]
-        topic: Option<String>,
-        /// Which part
-        #[command(flatten)]
-        slice: Slice,
-    },
-    /// Events as they happen
-    Tail {
-        /// Only this topic, as in slo.anomaly.detected.v1
-        #[arg(long, value_name = "TOPIC")]
-        topic: Option<String>,
     },
 }
 

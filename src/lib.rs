@@ -39,7 +39,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use schemas::event::{ApprovalVerdict, FreezeVerb};
 
-use crate::cli::{BenchKind, Cli, Command, Form, act, read, release, trust};
+use crate::cli::{BenchKind, Cli, Command, Form, act, events, read, release, trust};
 use crate::node::LogChoice;
 use crate::out::Out;
 use crate::session::Session;
@@ -119,7 +119,7 @@ fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
         Command::Release(args) => release::run(&session, out, args),
         Command::Trust(args) => trust::run(&session, out, args),
         Command::Change(args) => act::change(&session, out, args),
-        Command::Events(args) => read::events(&session, out, args),
+        Command::Events(args) => events::run(&session, out, args),
         Command::Freeze(args) => act::freeze(&session, out, args, FreezeVerb::Freeze),
         Command::Unfreeze(args) => act::freeze(&session, out, args, FreezeVerb::Unfreeze),
         Command::Export(args) => evidence::export(&session, out, &args.to),

@@ -1,24 +1,18 @@
 //! Commands that only read: they open the data directory beside whatever is running and change
 //! nothing in it.
 
-use std::collections::VecDeque;
-
 use anyhow::{Context as _, bail};
 use schemas::event::{Health, IncidentStatus};
-use schemas::{Entry, Kind, Ns, Place};
+use schemas::{Kind, Ns, Place};
 use serde_json::json;
 
-use super::{Events, Id, Incident, Proposals, Slice};
+use super::{Id, Incident, Proposals, Slice};
 use crate::config::duration_ms;
-use crate::journal::Journal;
 use crate::node::PARTITION;
 use crate::out::{Colour, Out, local_time};
 use crate::projection::{Line, Model, Projection, ProposalView, ServiceView, Standing};
 use crate::session::Session;
 use crate::words;
-
-/// Journal records are read in runs of about this size.
-const READ_BYTES: usize = 4 * 1024 * 1024;
 
 /// `healwright status`. The answer is no (exit 1) while a service is red or the mode is unknown
 /// or frozen.
@@ -392,106 +386,19 @@ fn entry_with_causes(session: &Session, out: Out, place: Place) -> anyhow::Resul
     Ok(())
 }
 
-/// `healwright events …`.
-pub fn events(session: &Session, out: Out, command: &Events) -> anyhow::Result<bool> {
-    match command {
-        Events::List { topic, slice } => {
-            let kind = topic.as_deref().map(Kind::of_topic).transpose()?;
-            let window = Window::of(slice)?;
-            let mut kept = Vec::new();
-            for log in session.logs()? {
-                kept.extend(list(out, log, kind, &window)?);
-            }
-            // What was kept of several partitions is one list, and the newest of it is asked for.
-            kept.sort_by_key(|it| (it.envelope.wall, it.envelope.place()));
-            let newest = kept.len().saturating_sub(window.limit.unwrap_or(0));
-            kept.iter().skip(newest).for_each(|entry| show(out, entry));
-        }
-        Events::Tail { topic } => tail(session, out, topic.as_deref())?,
-    }
-    Ok(true)
-}
-
-/// Shows what is wanted of one journal; with a limit, answers the newest of it instead.
-fn list(
-    out: Out,
-    log: &dyn Journal,
-    kind: Option<Kind>,
-    window: &Window,
-) -> anyhow::Result<VecDeque<Entry>> {
-    let mut kept = VecDeque::new();
-    let (mut seq, end) = (0, log.head()?.next_seq);
-    while seq < end {
-        for batch in log.read(seq, READ_BYTES)? {
-            seq = batch.next_seq();
-            let wanted = |it: &Entry| {
-                kind.is_none_or(|kind| kind == it.envelope.kind) && window.holds(it.envelope.wall)
-            };
-            for entry in batch.entries.into_iter().filter(wanted) {
-                let Some(limit) = window.limit else {
-                    show(out, &entry);
-                    continue;
-                };
-                kept.push_back(entry);
-                if kept.len() > limit {
-                    kept.pop_front();
-                }
-            }
-        }
-    }
-    Ok(kept)
-}
-
-fn tail(session: &Session, out: Out, topic: Option<&str>) -> anyhow::Result<()> {
-    let kind = topic.map(Kind::of_topic).transpose()?;
-    let mut followed = Vec::new();
-    for log in session.logs()? {
-        followed.push((log, log.head()?.next_seq));
-    }
-    out.remark("following the journal; Ctrl-C ends it");
-    loop {
-        session.refresh()?;
-        for (log, seq) in &mut followed {
-            while *seq < log.head()?.next_seq {
-                for batch in log.read(*seq, READ_BYTES)? {
-                    let wanted = |it: &&Entry| kind.is_none_or(|kind| kind == it.envelope.kind);
-                    batch.entries.iter().filter(wanted).for_each(|entry| show(out, entry));
-                    *seq = batch.next_seq();
-                }
-            }
-        }
-        std::thread::sleep(std::time::Duration::from_millis(200));
-    }
-}
-
-fn show(out: Out, entry: &Entry) {
-    if out.form == super::Form::Json {
-        out.json(&schemas::view::topic(entry));
-        return;
-    }
-    let text = entry.event().map_or_else(|it| it.to_string(), |it| words::sentence(&it));
-    let envelope = &entry.envelope;
-    let at = local_time(envelope.wall);
-    out.line(&format!(
-        "{:>7}  {at}  {:<24}  {text}",
-        envelope.place().short(),
-        envelope.kind.name()
-    ));
-}
-
 fn found<'a, T>(it: Option<&'a T>, what: &str, id: &str) -> anyhow::Result<&'a T> {
     it.with_context(|| format!("no single {what} is called {id:?}; list them to see their ids"))
 }
 
 /// `--since`, `--until`, `--limit`.
-struct Window {
+pub(super) struct Window {
     from: Ns,
     to: Ns,
-    limit: Option<usize>,
+    pub(super) limit: Option<usize>,
 }
 
 impl Window {
-    fn of(slice: &Slice) -> anyhow::Result<Self> {
+    pub(super) fn of(slice: &Slice) -> anyhow::Result<Self> {
         let now = crate::engine::wall_now();
         let ago = |text: &Option<String>| -> anyhow::Result<Option<Ns>> {
             let Some(text) = text else { return Ok(None) };
@@ -505,7 +412,7 @@ impl Window {
         })
     }
 
-    fn holds(&self, at: Ns) -> bool {
+    pub(super) fn holds(&self, at: Ns) -> bool {
         self.from <= at && at <= self.to
     }
 }
