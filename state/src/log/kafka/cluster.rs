@@ -155,10 +155,10 @@ impl Cluster {
         config.set("auto.offset.reset", "error").set("enable.partition.eof", "true");
         config.set("isolation.level", isolation.name()).set("check.crcs", "true");
         // A queue that is full for a moment must not stall a second (architecture.md).
-        config.set("fetch.queue.backoff.ms", "10").set("queued.max.messages.kbytes", "2048");
+        config.set("fetch.queue.backoff.ms", "10").set("queued.max.messages.kbytes", "4096");
         // A small record takes four times its size in the client's queue, of every partition; one
         // fetch brings ten thousand of them.
-        config.set("queued.min.messages", "2000");
+        config.set("queued.min.messages", "5000");
         config.set("fetch.wait.max.ms", "100").set("fetch.error.backoff.ms", "100");
         config
     }

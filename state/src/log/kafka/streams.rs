@@ -22,7 +22,7 @@ use crate::{LogError, Records};
 /// How long a record that is known to be there may take to arrive.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(10);
 /// Buffered at most, beyond what one call asks for.
-const BUFFER_BYTES: usize = 4 * 1024 * 1024;
+const BUFFER_BYTES: usize = 6 * 1024 * 1024;
 const STREAMS: [Stream; 3] = [Stream::Control, Stream::Inbox, Stream::Telemetry];
 
 /// The three streams of one partition, read by their owner.
