@@ -9,15 +9,17 @@
 //! - Times are those of the samples; one that lies ahead of its seal is dated with the seal, as
 //!   detection does it.
 
-use std::collections::{HashMap, VecDeque};
+mod reading;
+
+use std::collections::VecDeque;
 
 use schemas::event::{Signal, TelemetrySealed};
-use schemas::telemetry::{Columns, Samples, series};
 use schemas::{Event, Ns, Place};
 use state::LogError;
 use topologies::profile::Profile;
 use topologies::stats::Histogram;
 
+use self::reading::{Dictionary, Runs, each};
 use super::model::Model;
 use crate::journal::Journal;
 
@@ -29,8 +31,6 @@ pub const RECENT_SLOT: Ns = Ns::from_s(5);
 pub const RECENT: Ns = Ns(RECENT_SLOT.0 * SLOTS as u64);
 /// The shortest slot of an incident's curve: four reports of the proxy.
 const SLOT_MIN: Ns = Ns::from_s(1);
-/// As in detection: a sample further ahead comes from a clock that is wrong.
-const AHEAD_MAX: Ns = Ns::from_s(10);
 /// Slots shown before an incident was detected, and after it was over.
 const BEFORE: u64 = 15;
 const AFTER: u64 = 8;
@@ -42,8 +42,6 @@ const PAGE_BYTES: usize = 24 * 1024 * 1024;
 const READ_BYTES: usize = 1024 * 1024;
 /// At most so many samples are read to catch up; a busy node's curves then begin later.
 const SAMPLES_MAX: u64 = 2_000_000;
-/// Series that are remembered by their bytes; the telemetry of a busy host has more.
-const KNOWN_MAX: usize = 50_000;
 
 /// What is drawn of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,9 +318,10 @@ impl Recent {
         log: &J,
         mut add: impl FnMut(&str, Ns, &Counted<'_>),
     ) -> Result<(), LogError> {
+        let mut runs = Runs::of(log);
         while let Some((wall, seal)) = self.forget() {
             each(
-                log,
+                &mut runs,
                 seal.from..seal.to,
                 wall,
                 &mut self.dictionary,
@@ -376,7 +375,7 @@ pub fn around<J: Journal + ?Sized>(log: &J, it: &Around) -> Result<Curve, LogErr
     let mut curve = Curve::between(from, to, it.slot_min);
     let mut dictionary = Dictionary::default();
     let (mut seq, end) = (first_after(log, from, it.opened.seq)?, log.head()?.next_seq);
-    let mut n_bytes = 0;
+    let (mut n_bytes, mut runs) = (0, Runs::of(log));
     // A seal may lie up to a second behind the samples that it holds.
     let last = to + Ns::from_s(1);
     while seq < end {
@@ -398,7 +397,7 @@ pub fn around<J: Journal + ?Sized>(log: &J, it: &Around) -> Result<Curve, LogErr
                         curve.add(at, counts, value);
                     }
                 };
-                n_bytes += each(log, seal.from..seal.to, wall, &mut dictionary, add)?;
+                n_bytes += each(&mut runs, seal.from..seal.to, wall, &mut dictionary, add)?;
             }
         }
     }
@@ -417,74 +416,4 @@ fn first_after<J: Journal + ?Sized>(log: &J, at: Ns, opened: u64) -> Result<u64,
         }
     }
     Ok(low.min(opened))
-}
-
-/// What the series of a host count, by their bytes.
-#[derive(Debug, Default)]
-struct Dictionary(HashMap<Vec<u8>, Option<(String, Counts)>>);
-
-impl Dictionary {
-    fn of(&mut self, bytes: &[u8]) -> Option<&(String, Counts)> {
-        if !self.0.contains_key(bytes) {
-            if self.0.len() >= KNOWN_MAX {
-                self.0.clear();
-            }
-            let counted = series(bytes).ok().and_then(|it| {
-                let is_shadow = it.labels.get("role").is_some_and(|role| role == "shadow");
-                let counts = match it.key.as_str() {
-                    "requests" => Counts::Requests,
-                    "errors" => Counts::Errors,
-                    "probe" => Counts::Probe,
-                    "latency_bucket" => Counts::Latency(it.labels.get("le")?.clone()),
-                    _ => return None,
-                };
-                // A shadow answers nobody.
-                (!is_shadow).then_some((it.service, counts))
-            });
-            self.0.insert(bytes.to_vec(), counted);
-        }
-        self.0.get(bytes)?.as_ref()
-    }
-}
-
-/// Hands over every sample of a sealed range that counts; returns the bytes that were read.
-fn each<J: Journal + ?Sized>(
-    log: &J,
-    range: std::ops::Range<u64>,
-    wall: Ns,
-    dictionary: &mut Dictionary,
-    add: &mut impl FnMut(&str, Ns, &Counts, f64),
-) -> Result<usize, LogError> {
-    let (mut next, mut n_bytes) = (range.start, 0);
-    while next < range.end {
-        let records = log.telemetry(next, READ_BYTES)?;
-        let Some(last) = records.last() else { break };
-        next = last + 1;
-        for (position, record) in records.iter().filter(|(it, _)| range.contains(it)) {
-            n_bytes += record.len();
-            let Ok(samples) = Samples::decode(record) else {
-                tracing::debug!(position, "a telemetry record does not decode");
-                continue;
-            };
-            samples.records().for_each(|it| take(&it, wall, dictionary, add));
-        }
-    }
-    Ok(n_bytes)
-}
-
-fn take(
-    columns: &Columns<'_, '_>,
-    wall: Ns,
-    dictionary: &mut Dictionary,
-    add: &mut impl FnMut(&str, Ns, &Counts, f64),
-) {
-    let known: Vec<Option<(String, Counts)>> =
-        columns.series.iter().map(|it| dictionary.of(it).cloned()).collect();
-    for ((series, ts_ns), value) in columns.series_idx.iter().zip(columns.ts_ns).zip(columns.value)
-    {
-        let Some(Some((service, counts))) = known.get(*series as usize) else { continue };
-        let at = Ns(*ts_ns);
-        let at = if at > wall + AHEAD_MAX { wall } else { at };
-        add(service, at, counts, *value);
-    }
 }

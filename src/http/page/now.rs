@@ -227,8 +227,9 @@ impl Now<'_> {
             _ => "",
         };
         let profile = model.profile.as_ref().map_or("none", |it| it.name.as_str());
+        let several = model.partitions.len() > 1;
         let journals: Vec<String> =
-            model.partitions.iter().map(|it| journal(*it.0, it.1)).collect();
+            model.partitions.iter().map(|it| journal(*it.0, it.1, several)).collect();
         let _ = write!(
             main,
             "<h2>State</h2><dl><dt>mode<dd>{mode}{cause}<dt>profile<dd>{}<dt>can stop it<dd>{}\
@@ -241,9 +242,9 @@ impl Now<'_> {
 }
 
 /// How long one partition's journal is, and who wrote it last.
-fn journal(number: u32, it: &PartitionView) -> String {
+fn journal(number: u32, it: &PartitionView, several: bool) -> String {
     let last = Place { partition: number, seq: it.next_seq.saturating_sub(1) }.short();
-    let of = if number == 0 { String::new() } else { format!("partition {number}: ") };
+    let of = if several { format!("partition {number}: ") } else { String::new() };
     format!(
         "{of}<a data-row id=\"last{number}\" href=\"/entries/{last}\">{} entries</a>, epoch {}",
         it.next_seq, it.epoch
