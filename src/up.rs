@@ -104,6 +104,12 @@ fn node_config(session: &Session, args: &cli::Up) -> anyhow::Result<NodeConfig> 
 }
 
 fn partitions(session: &Session, args: &cli::Up) -> anyhow::Result<Option<u32>> {
+    if session.only_partition().is_some() {
+        bail!(
+            "a node follows every partition; `--partitions N` says how many a new system has, and \
+             `--partition` is for commands that read"
+        );
+    }
     let wanted = args.partitions.or_else(|| session.config().kafka.partitions);
     if wanted.is_some_and(|it| it > 1) && matches!(session.choice(), LogChoice::Embedded) {
         bail!(

@@ -125,6 +125,9 @@ fn one_command_freezes_every_partition_and_one_ends_it() {
         }
     };
     all_are("normal");
+    let one = fleet.run(0, &["freeze", "--partition", "1"]);
+    let said = String::from_utf8_lossy(&one.stderr).into_owned();
+    assert!(!one.status.success() && said.contains("of the whole system"), "{said}");
     let frozen = fleet.run(0, &["freeze", "--reason", "a test", "-o", "json"]);
     assert!(frozen.status.success(), "{}", String::from_utf8_lossy(&frozen.stderr));
     let told: Value = serde_json::from_slice(&frozen.stdout).unwrap();
@@ -148,6 +151,9 @@ fn another_number_of_partitions_is_refused_and_none_at_all_takes_what_is_there()
         !ran.status.success() && said.contains("it has 4 partitions and 2 are wanted"),
         "{said}"
     );
+    let ran = fleet.run(7, &["up", "--partition", "2", "--http", "127.0.0.1:0", "--no-runner"]);
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(!ran.status.success() && said.contains("`--partitions N`"), "{said}");
     fleet.forget_words();
     let second = fleet.add();
     fleet.eventually("a node that was told nothing shares all partitions", || {
