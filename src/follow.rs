@@ -10,6 +10,7 @@ use state::{Log, LogError};
 use tokio::sync::watch;
 
 use crate::engine::{Handle, Moved};
+use crate::journal::first_where;
 
 /// Journal records are read in runs of about this size.
 const READ_BYTES: usize = 1024 * 1024;
@@ -92,19 +93,6 @@ fn batch_of(log: &dyn Log, seq: u64) -> Result<Option<Batch>, LogError> {
         Err(LogError::Expired { .. }) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// The first place before `end` where something holds that holds from there on, or `end`.
-fn first_where(
-    end: u64,
-    mut holds: impl FnMut(u64) -> Result<bool, LogError>,
-) -> Result<u64, LogError> {
-    let (mut low, mut high) = (0, end);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if holds(middle)? { high = middle } else { low = middle + 1 }
-    }
-    Ok(low)
 }
 
 #[cfg(test)]

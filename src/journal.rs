@@ -35,6 +35,19 @@ pub trait Journal {
     }
 }
 
+/// The first place before `end` where something holds that holds from there on, or `end`.
+pub(crate) fn first_where(
+    end: u64,
+    mut holds: impl FnMut(u64) -> Result<bool, LogError>,
+) -> Result<u64, LogError> {
+    let (mut low, mut high) = (0, end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(middle)? { high = middle } else { low = middle + 1 }
+    }
+    Ok(low)
+}
+
 impl Journal for dyn Log + '_ {
     fn head(&self) -> Result<Head, LogError> {
         Log::head(self)

@@ -14,14 +14,14 @@ mod reading;
 use std::collections::VecDeque;
 
 use schemas::event::{Signal, TelemetrySealed};
-use schemas::{Event, Ns, Place};
+use schemas::{Batch, Event, Ns, Place};
 use state::LogError;
 use topologies::profile::Profile;
 use topologies::stats::Histogram;
 
 use self::reading::{Dictionary, Runs, each};
 use super::model::Model;
-use crate::journal::Journal;
+use crate::journal::{Journal, first_where};
 
 /// Slots of a curve.
 pub const SLOTS: usize = 60;
@@ -406,14 +406,6 @@ pub fn around<J: Journal + ?Sized>(log: &J, it: &Around) -> Result<Curve, LogErr
 
 /// The first entry at or after `at`, or `opened`: wall times rise along the chain.
 fn first_after<J: Journal + ?Sized>(log: &J, at: Ns, opened: u64) -> Result<u64, LogError> {
-    let (mut low, mut high) = (0, opened);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let batch = log.read(middle, 1)?.into_iter().next();
-        match batch {
-            Some(batch) if batch.header.wall < at => low = batch.next_seq(),
-            _ => high = middle,
-        }
-    }
-    Ok(low.min(opened))
+    let is_before = |batch: &Batch| batch.header.wall < at;
+    first_where(opened, |seq| Ok(!log.read(seq, 1)?.first().is_some_and(is_before)))
 }

@@ -156,9 +156,9 @@ impl Cluster {
         config.set("isolation.level", isolation.name()).set("check.crcs", "true");
         // A queue that is full for a moment must not stall a second (architecture.md).
         config.set("fetch.queue.backoff.ms", "10").set("queued.max.messages.kbytes", "4096");
-        // A small record takes four times its size in the client's queue, of every partition; one
-        // fetch brings ten thousand of them.
-        config.set("queued.min.messages", "5000");
+        // A small record takes four times its size in the client's queue. With 5,000 the next fetch
+        // comes too late, and a quarter of the samples a second arrive.
+        config.set("queued.min.messages", "20000");
         config.set("fetch.wait.max.ms", "100").set("fetch.error.backoff.ms", "100");
         config
     }
