@@ -28,7 +28,7 @@ mod thread;
 
 pub use input::Input;
 pub use member::{Elect, Member};
-pub use thread::{Answer, Bell, Engine, Handle, LEASE, Moved, Seat, Sent, wall_now};
+pub use thread::{AHEAD, Answer, Bell, Engine, Handle, LEASE, Moved, Seat, Sent, wall_now};
 
 use schemas::Hash;
 use thiserror::Error;

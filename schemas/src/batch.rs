@@ -18,7 +18,7 @@ use crate::cap::{PAYLOAD_BYTES_MAX, Summary};
 use crate::envelope::{ENVELOPE_BYTES_MAX, Redaction, commitment, leaf};
 use crate::signature::{KeyPair, SIGNATURE_BYTES};
 use crate::wire::{Reader, Writer};
-use crate::{Envelope, Error, Event, Hash, Ns};
+use crate::{Entries, Envelope, Error, Event, Hash, Ns};
 
 const MAGIC: &[u8; 4] = b"HWB\x01";
 const BODY_DOMAIN: &[u8] = b"healwright/body/v1\0";
@@ -182,7 +182,7 @@ pub struct Batch {
     /// The epoch key's signature over the header.
     pub signature: [u8; SIGNATURE_BYTES],
     /// The inputs taken and all their consequences.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
 }
 
 /// Where in a record decoding stopped, so that damage is named and not only noticed.
@@ -200,22 +200,23 @@ impl Batch {
     /// `header.count` and `header.body` are filled in here.
     pub fn sign(header: Header, entries: Vec<Entry>, key: &KeyPair) -> Self {
         let leaves: Vec<Hash> = entries.iter().map(Entry::leaf).collect();
-        Batch::sign_leaves(header, entries, &leaves, key)
+        Batch::sign_leaves(header, entries, leaves, key)
     }
 
-    /// As [`Batch::sign`] with the leaves of `entries`, for an author who needs them twice.
+    /// As [`Batch::sign`] with the leaves of `entries`, for an author who has them already.
     ///
     /// Leaves of anything else make a batch that no reader links.
     pub fn sign_leaves(
         mut header: Header,
         entries: Vec<Entry>,
-        leaves: &[Hash],
+        leaves: Vec<Hash>,
         key: &KeyPair,
     ) -> Self {
         header.count = entries.len() as u32;
-        header.body = body_hash(leaves);
+        header.body = body_hash(&leaves);
         let header_bytes = header.encode();
         let signature = key.sign(HEADER_DOMAIN, &header_bytes);
+        let entries = Entries::made(entries, leaves);
         Batch { header, header_bytes, signature, entries }
     }
 
@@ -254,6 +255,7 @@ impl Batch {
         }
         let last = header.count.checked_sub(1);
         reader.end().map_err(|error| Damage { entry: last, error })?;
+        let entries = Entries::unchecked(entries);
         Ok(Batch { header, header_bytes, signature, entries })
     }
 
@@ -263,18 +265,16 @@ impl Batch {
     /// # Errors
     /// The first entry that is not what the header signed.
     pub fn check_body(&self) -> Result<(), Damage> {
-        let mut leaves = Vec::with_capacity(self.entries.len());
+        let leaves = self.entries.leaves()?;
         for (index, entry) in (0u32..).zip(&self.entries) {
-            let damage = |error| Damage { entry: Some(index), error };
-            entry.check().map_err(damage)?;
             let seq = self.header.first_seq.checked_add(u64::from(index));
             let envelope = &entry.envelope;
             if seq != Some(envelope.seq) || envelope.partition != self.header.partition {
-                return Err(damage(Error::malformed("entry", "its place is not its batch's")));
+                let error = Error::malformed("entry", "its place is not its batch's");
+                return Err(Damage { entry: Some(index), error });
             }
-            leaves.push(entry.leaf());
         }
-        if body_hash(&leaves) == self.header.body {
+        if body_hash(leaves) == self.header.body {
             return Ok(());
         }
         let error = Error::malformed("batch", "its entries are not the ones that were signed");

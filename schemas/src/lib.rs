@@ -15,6 +15,7 @@ pub mod batch;
 pub mod canonical;
 pub mod cap;
 pub mod codec;
+mod entries;
 pub mod envelope;
 pub mod event;
 pub mod ids;
@@ -27,6 +28,7 @@ pub mod view;
 pub mod wire;
 
 pub use batch::{Batch, Entry, Header, Positions};
+pub use entries::Entries;
 pub use envelope::{Actor, ActorKind, Cause, Envelope, Stream};
 pub use event::{Event, Kind};
 pub use ids::{EventId, Hash, Uuid};

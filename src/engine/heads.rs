@@ -167,6 +167,7 @@ impl Heads {
         if !behind || !(force || self.due_in(wall).is_zero()) {
             return Ok(());
         }
+        log.settle(head.next_seq)?;
         let from = self.read_back.size();
         read_back(&mut self.read_back, log, head)?;
         if self.read_back.root() != self.tree.root() {
@@ -275,15 +276,14 @@ impl Heads {
 /// batches may stand behind it by now; they are not this head's.
 fn read_back(tree: &mut Tree, log: &dyn Log, head: &Head) -> Result<(), EngineError> {
     while tree.size() < head.next_seq {
-        let batches = log.read(tree.size(), READ_BYTES)?;
-        if batches.is_empty() {
+        let leaves = log.leaves(tree.size())?;
+        if leaves.is_empty() {
             // Answered `Appended`, and not there: waiting for it would never end.
             let place = schemas::envelope::reference(head.partition, tree.size());
             return Err(EngineError::ReadBack { place });
         }
-        let covered = batches.iter().filter(|it| it.header.first_seq < head.next_seq);
-        let entries = covered.flat_map(|batch| &batch.entries);
-        entries.for_each(|entry| tree.push(entry.leaf()));
+        let missing = usize::try_from(head.next_seq - tree.size()).unwrap_or(usize::MAX);
+        leaves.into_iter().take(missing).for_each(|leaf| tree.push(leaf));
     }
     tree.take_full_tiles();
     Ok(())

@@ -89,6 +89,8 @@ pub struct Cycle {
     pub taken: Vec<Taken>,
     /// Whether more was waiting than one batch takes.
     pub more: bool,
+    /// Entries in the chain after it. What it answers may be told once they are settled.
+    pub next_seq: u64,
 }
 
 /// Why a cycle did not come to its end.
@@ -197,6 +199,7 @@ impl Owner {
                 .map_err(Stop::into_error)?;
             let epoch = owner.head.epoch + 1;
             if owner.append(draught, epoch)?.is_some() {
+                owner.log.settle(owner.head.next_seq)?;
                 owner.heads.epoch(ledger::EpochKey::elected(
                     &owner.head.deployment,
                     owner.head.partition,
@@ -233,6 +236,18 @@ impl Owner {
     /// # Errors
     /// The partition stops: see [`EngineError`].
     pub fn cycle(&mut self, wall: Ns) -> Result<Cycle, EngineError> {
+        let cycle = self.begin(wall)?;
+        self.settle(&cycle)?;
+        Ok(cycle)
+    }
+
+    /// As [`Owner::cycle`], and returns while the batch may still be on its way to the disk, so
+    /// that the next cycle runs meanwhile. Nothing of it may be told or done before
+    /// [`Owner::settle`] has returned (decision 0016).
+    ///
+    /// # Errors
+    /// As [`Owner::cycle`].
+    pub fn begin(&mut self, wall: Ns) -> Result<Cycle, EngineError> {
         self.place.wall = wall;
         self.enter(Stage::Take);
         loop {
@@ -242,6 +257,14 @@ impl Owner {
                 Err(Stop::Engine(error)) => return Err(error),
             }
         }
+    }
+
+    /// Waits until the batch of `cycle` and all before it are durable and read back.
+    ///
+    /// # Errors
+    /// The log cannot say so; the partition stops.
+    pub fn settle(&self, cycle: &Cycle) -> Result<(), EngineError> {
+        Ok(self.log.settle(cycle.next_seq)?)
     }
 
     fn cycle_once(&mut self, wall: Ns) -> Result<Cycle, Stop> {
@@ -258,11 +281,13 @@ impl Owner {
         let (taken, more) = (std::mem::take(&mut draught.taken), draught.more);
         self.taken = draught.positions;
         if draught.drafts.is_empty() {
-            return Ok(Cycle { batch: None, taken, more });
+            return Ok(Cycle { batch: None, taken, more, next_seq: self.head.next_seq });
         }
         let epoch = self.head.epoch;
         match self.append(draught, epoch)? {
-            Some(batch) => Ok(Cycle { batch: Some(batch), taken, more }),
+            Some(batch) => {
+                Ok(Cycle { next_seq: batch.next_seq(), batch: Some(batch), taken, more })
+            }
             None => {
                 self.reread()?;
                 Ok(Cycle { more: true, ..Cycle::default() })
@@ -414,8 +439,8 @@ impl Owner {
         true
     }
 
-    /// Signs and appends; `None` when another batch came first. On `Appended` the state that
-    /// was written with the batch becomes the state.
+    /// Signs and begins to append; `None` when another batch came first. On `Appended` the state
+    /// that was written with the batch becomes the state.
     fn append(&mut self, draught: Draught, epoch: u64) -> Result<Option<Arc<Batch>>, EngineError> {
         self.enter(Stage::Append);
         let entries = self.seal_entries(draught.drafts);
@@ -431,9 +456,9 @@ impl Owner {
             body: Hash::default(),
         };
         let leaves: Vec<Hash> = entries.iter().map(Entry::leaf).collect();
-        let batch = Batch::sign_leaves(header, entries, &leaves, &self.epoch_key);
         self.heads.grow(&leaves, &mut self.state);
-        match self.log.append(&self.head, &batch, &self.state.changes())? {
+        let batch = Batch::sign_leaves(header, entries, leaves, &self.epoch_key);
+        match self.log.begin(&self.head, &batch, &self.state.changes())? {
             Append::Appended(head) => {
                 self.state.commit();
                 self.head = head;
@@ -459,6 +484,7 @@ impl Owner {
     /// On `Lost`: drop the overlay, read the chain to its end, and begin again from there.
     fn reread(&mut self) -> Result<(), EngineError> {
         self.state.discard();
+        self.log.settle(self.head.next_seq)?;
         let head = self.log.head()?;
         if head.epoch > self.head.epoch && head.epoch_key != Some(self.epoch_key.public()) {
             let place = schemas::envelope::reference(head.partition, self.head.next_seq);

@@ -7,6 +7,7 @@
 
 mod answers;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -19,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 
 use self::answers::Answers;
 use super::bookkeeping::{self, First};
-use super::owner::{Owner, Taken};
+use super::owner::{Cycle, Owner, Taken};
 use super::stages::{Stage, Stopwatch};
 use super::{EngineError, Input, Member};
 
@@ -28,6 +29,8 @@ pub type Answer = Taken;
 
 /// Seals are at least this far apart, so that samples share an fsync (protocol.md §4).
 const SEAL_SPACING: Duration = Duration::from_millis(50);
+/// Batches that may be on their way to the disk while the next one is folded.
+pub const AHEAD: usize = 2;
 /// D of protocol.md §7.
 pub const LEASE: Duration = Duration::from_secs(2);
 /// Work that may wait before senders do.
@@ -382,25 +385,41 @@ fn wait(todo: &Receiver<Work>, owner: &mut Owner, last_cycle: Instant) {
     }
 }
 
+/// Runs cycles until nothing more waits. While more does, the next one is folded as the last is
+/// synced; senders are answered in order, each once its batch is settled.
 fn cycles(shared: &Shared, owner: &mut Owner, stopwatch: &Stopwatch) -> Result<(), EngineError> {
+    let mut begun = VecDeque::new();
     loop {
         let sent = Instant::now();
-        let cycle = owner.cycle(wall_now())?;
-        stopwatch.enter(Stage::Effects);
-        if cycle.batch.is_some() {
-            *shared.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
+        let outcome = owner.begin(wall_now());
+        let more = outcome.as_ref().is_ok_and(|it| it.more);
+        let stopped = outcome.map(|cycle| begun.push_back((sent, cycle))).err();
+        while (if more { AHEAD } else { 0 }) < begun.len() {
+            let Some((sent, cycle)) = begun.pop_front() else { break };
+            owner.settle(&cycle)?;
+            stopwatch.enter(Stage::Effects);
+            let appended = cycle.batch.is_some();
+            settled(shared, sent, cycle);
+            stopwatch.finish(appended);
         }
-        let mut answers = shared.answers();
-        cycle.taken.into_iter().for_each(|taken| answers.give(taken));
-        drop(answers);
-        if cycle.batch.is_some() {
-            metrics::counter!("healwright_batches_total").increment(1);
-            shared.moved.send_modify(|moved| moved.next_seq = owner.head().next_seq);
+        if let Some(error) = stopped {
+            return Err(error);
         }
         owner.sign_head(wall_now(), false)?;
-        stopwatch.finish(cycle.batch.is_some());
-        if !cycle.more {
+        if !more {
             return Ok(());
         }
+    }
+}
+
+/// What follows once a batch stands in the chain.
+fn settled(shared: &Shared, sent: Instant, cycle: Cycle) {
+    let mut answers = shared.answers();
+    cycle.taken.into_iter().for_each(|taken| answers.give(taken));
+    drop(answers);
+    if cycle.batch.is_some() {
+        *shared.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
+        metrics::counter!("healwright_batches_total").increment(1);
+        shared.moved.send_modify(|moved| moved.next_seq = cycle.next_seq);
     }
 }

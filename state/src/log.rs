@@ -9,10 +9,13 @@ use std::ops::Range;
 
 use schemas::{Batch, Hash, Head, Stream};
 
-use crate::{Changes, LogError, Records};
+use crate::{Changes, LogError, Records, error};
 
 /// Most bytes of one record of any stream; protocol.md §1 keeps a margin below 1 MiB.
 pub const RECORD_BYTES_MAX: usize = schemas::batch::BATCH_BYTES_MAX;
+
+/// Leaves are read in runs of about so many bytes of batches.
+const LEAVES_BYTES: usize = 4 * 1024 * 1024;
 
 /// What became of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +84,34 @@ pub trait Log: Send + Sync {
     fn append(&self, expected: &Head, batch: &Batch, changes: &Changes)
     -> Result<Append, LogError>;
 
+    /// As [`Log::append`], and answers before the batch is durable where that takes a wait that
+    /// its author can use. [`Log::settle`] is the rest of it; until then nobody is shown the
+    /// batch, and nothing of it may be told or take effect. A crash takes what was begun and not
+    /// settled, the newest first.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    fn begin(&self, expected: &Head, batch: &Batch, changes: &Changes) -> Result<Append, LogError> {
+        self.append(expected, batch, changes)
+    }
+
+    /// Waits until every begun batch below `next_seq` is durable and has been read back linked.
+    ///
+    /// # Errors
+    /// [`LogError::Fatal`], [`LogError::Corrupt`]: the process must end.
+    fn settle(&self, _next_seq: u64) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    /// Leaves of the settled entries from `from_seq` on, hashed anew from what is stored, after
+    /// the same checks as [`Log::read`] makes: at least one unless `from_seq` is the end.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    fn leaves(&self, from_seq: u64) -> Result<Vec<Hash>, LogError> {
+        leaves(self, from_seq)
+    }
+
     /// Adds `records` to a stream and answers their positions.
     ///
     /// # Errors
@@ -108,4 +139,17 @@ pub trait Log: Send + Sync {
     /// # Errors
     /// [`LogError::Fatal`].
     fn forget(&self, stream: Stream, before: u64) -> Result<(), LogError>;
+}
+
+/// What [`Log::leaves`] answers, by reading.
+fn leaves(log: &(impl Log + ?Sized), from_seq: u64) -> Result<Vec<Hash>, LogError> {
+    let mut leaves = Vec::new();
+    for batch in log.read(from_seq, LEAVES_BYTES)? {
+        let first_seq = batch.header.first_seq;
+        let damaged = |damage| error::damaged_batch(first_seq, &damage, "what was read".to_owned());
+        let before = usize::try_from(from_seq.saturating_sub(first_seq)).unwrap_or(usize::MAX);
+        let checked = batch.entries.leaves().map_err(damaged)?;
+        leaves.extend(checked.iter().skip(before));
+    }
+    Ok(leaves)
 }

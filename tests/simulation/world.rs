@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use healwright::engine::heads::Heads;
-use healwright::engine::owner::{Office, Owner, Taken};
+use healwright::engine::owner::{Cycle, Office, Owner, Taken};
 use healwright::engine::{EngineError, Input};
 use healwright::keys::Identity;
 use schemas::event::*;
@@ -39,16 +39,19 @@ pub(crate) enum Crash {
     Unanswered,
     /// In the append: chain and state have it, nobody was answered.
     Committed,
+    /// The append had begun and the disk keeps nothing of it; nobody was answered.
+    Begun,
     /// After the append, before answers and effects.
     BeforeEffects,
     /// After the head was signed, before answers and effects.
     AfterSigning,
 }
 
-pub(crate) const CRASHES: [Crash; 5] = [
+pub(crate) const CRASHES: [Crash; 6] = [
     Crash::NotPersisted,
     Crash::Unanswered,
     Crash::Committed,
+    Crash::Begun,
     Crash::BeforeEffects,
     Crash::AfterSigning,
 ];
@@ -70,6 +73,8 @@ pub(crate) struct Breaks {
     pub(crate) acknowledges_early: bool,
     /// The runner forgets its receipts when the node crashes.
     pub(crate) forgets_receipts: bool,
+    /// Clients and runners are told of a batch that is not settled yet.
+    pub(crate) tells_begun: bool,
 }
 
 pub(crate) type Disk = (Arc<dyn Log>, Arc<dyn Store>);
@@ -95,6 +100,8 @@ pub(crate) struct World {
     pub(crate) n_cycles: u64,
     identity: Identity,
     directory: tempfile::TempDir,
+    /// Cycles whose batches are on their way to the disk.
+    begun: Vec<Cycle>,
     unanswered: BTreeMap<String, Input>,
     in_flight: BTreeMap<(u64, u64), String>,
     receipts: BTreeSet<Uuid>,
@@ -136,6 +143,7 @@ impl World {
             n_cycles: 0,
             identity,
             directory: directory(),
+            begun: Vec::new(),
             unanswered: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             receipts: BTreeSet::new(),
@@ -219,6 +227,10 @@ impl World {
     pub(crate) fn crash(&mut self) {
         self.n_crashes += 1;
         self.owner = None;
+        // The disk keeps some of what was on its way, from the first on.
+        let n_kept = self.seed.below(self.n_begun() as u64 + 1);
+        self.memory.lose_begun(n_kept as usize);
+        self.begun.clear();
         self.in_flight.clear();
         for stream in [Stream::Inbox, Stream::Control] {
             self.memory.forget(stream, u64::MAX).unwrap();
@@ -318,23 +330,24 @@ impl World {
         self.cycle_until(None);
     }
 
-    /// One cycle that ends as `crash` says.
+    /// One cycle that ends as `crash` says, and with it what was begun before.
     pub(crate) fn cycle_until(&mut self, crash: Option<Crash>) {
-        self.n_cycles += 1;
         let fault = crash.and_then(|it| match it {
             Crash::NotPersisted => Some(Fault::NotPersisted),
             Crash::Unanswered => Some(Fault::Unanswered),
             Crash::Committed => Some(Fault::Committed),
-            Crash::BeforeEffects | Crash::AfterSigning => None,
+            Crash::Begun | Crash::BeforeEffects | Crash::AfterSigning => None,
         });
         self.memory.plan(fault.map(Some));
-        let now = self.now;
-        let owner = self.owner.as_mut().unwrap();
-        let cycle = match owner.cycle(now) {
-            Ok(cycle) => cycle,
-            Err(EngineError::Log(_) | EngineError::Superseded { .. }) => return self.crash(),
-            Err(error) => panic!("the partition stopped: {error}"),
-        };
+        if !self.begin() {
+            return;
+        }
+        if crash == Some(Crash::Begun) {
+            self.memory.lose_begun(self.n_begun().saturating_sub(1));
+            return self.crash();
+        }
+        let (now, owner) = (self.now, self.owner.as_mut().unwrap());
+        self.begun.iter().for_each(|cycle| owner.settle(cycle).unwrap());
         if crash == Some(Crash::AfterSigning) || self.n_cycles.is_multiple_of(8) {
             owner.sign_head(now, true).unwrap();
         }
@@ -343,8 +356,34 @@ impl World {
         }
         let open = owner.look("triggers", topologies::triggers::all_open).len();
         self.most_open = self.most_open.max(open);
-        cycle.taken.iter().for_each(|taken| self.answer(taken));
+        for cycle in std::mem::take(&mut self.begun) {
+            cycle.taken.iter().for_each(|taken| self.answer(taken));
+        }
         self.run_requests();
+    }
+
+    /// Batches that are on their way to the disk.
+    fn n_begun(&self) -> usize {
+        self.begun.iter().filter(|it| it.batch.is_some()).count()
+    }
+
+    /// A cycle whose batch is on its way to the disk. Answers whether the process still runs.
+    fn begin(&mut self) -> bool {
+        self.n_cycles += 1;
+        let (now, owner) = (self.now, self.owner.as_mut().unwrap());
+        match owner.begin(now) {
+            Ok(cycle) => self.begun.push(cycle),
+            Err(EngineError::Log(_) | EngineError::Superseded { .. }) => {
+                self.crash();
+                return false;
+            }
+            Err(error) => panic!("the partition stopped: {error}"),
+        }
+        if self.breaks.tells_begun {
+            let taken: Vec<Taken> = self.begun.iter().flat_map(|it| it.taken.clone()).collect();
+            taken.iter().for_each(|taken| self.answer(taken));
+        }
+        true
     }
 
     fn answer(&mut self, taken: &Taken) {
@@ -410,7 +449,11 @@ impl World {
             self.condition = if self.seed.one_in(2) { Condition::Hung } else { Condition::Dead };
         }
         self.probe();
-        self.cycle_until(crash);
+        if crash.is_none() && self.seed.one_in(3) {
+            self.begin();
+        } else {
+            self.cycle_until(crash);
+        }
     }
 
     /// A quiet stretch without crashes.

@@ -141,7 +141,7 @@ fn batch_edits(batch: &Batch, next: Option<&Batch>) -> Vec<(u64, Vec<u8>)> {
         edits.push((first, [next.encode(), record].concat()));
     }
     let forger = KeyPair::from_seed(&[99; 32]);
-    let mut entries = batch.entries.clone();
+    let mut entries = batch.entries.to_vec();
     if entries.len() > 1 {
         entries.pop();
     }

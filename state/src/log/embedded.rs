@@ -20,23 +20,25 @@ mod damage;
 mod group;
 mod lock;
 mod options;
+mod quarantine;
 mod reader;
 mod repair;
+mod syncing;
 mod tables;
 mod wal;
 
 pub(crate) use lock::Lock;
+pub use quarantine::Quarantined;
+pub(crate) use quarantine::{encode_quarantined, encode_quarantined_within};
 pub use reader::Reader;
 pub use repair::Part;
-pub use tables::Quarantined;
-pub(crate) use tables::{encode_quarantined, encode_quarantined_within};
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use rocksdb::{DB, WriteBatch};
 use schemas::link::election;
@@ -44,21 +46,23 @@ use schemas::{Batch, Hash, Head, Stream, link};
 
 use self::group::Group;
 use self::options::{JOURNAL, META, QUARANTINE, STATE, TELEMETRY, synced};
+use self::syncing::Syncing;
 use self::tables::{
     FORMAT, KEY_COUNT, KEY_DEPLOYMENT, KEY_FLOOR, KEY_FOLDED, KEY_FORMAT, KEY_HEAD, KEY_PARTITION,
     KEY_POSITION, Tables, Tail, encode_tail, journal_dir,
 };
-use crate::log::RECORD_BYTES_MAX;
+use crate::log::{self, RECORD_BYTES_MAX};
 use crate::memory::{Queue, lock, within_limit};
 use crate::{Append, Changes, Log, LogError, Records, Store};
 
 /// Log and store of one partition in a data directory.
 pub struct EmbeddedLog {
-    tables: Tables,
-    /// The end as `append` sees it; held from its first check to its answer.
+    tables: Arc<Tables>,
+    /// The end as its author sees it, what is begun included; held from the first check of an
+    /// append until it is written.
     tail: Mutex<Tail>,
     /// The end as everybody else sees it, so that nobody who reads waits for an fsync.
-    head: Mutex<Head>,
+    syncing: Syncing,
     inbox: Mutex<Queue>,
     control: Mutex<Queue>,
     telemetry: Group,
@@ -97,12 +101,13 @@ impl EmbeddedLog {
         tables.verify(&tail)?;
         let telemetry = Group::starting_at(tables.telemetry_end(&tail.head)?);
         let n_quarantined = tables.n_quarantined()?;
-        let head = tail.head.clone();
-        let positions = head.positions;
+        let positions = tail.head.positions;
+        let tables = Arc::new(tables);
+        let syncing = Syncing::from(tables.clone(), tail.head.clone());
         Ok(EmbeddedLog {
             tables,
             tail: Mutex::new(tail),
-            head: Mutex::new(head),
+            syncing,
             inbox: Mutex::new(Queue::starting_at(positions.inbox)),
             control: Mutex::new(Queue::starting_at(positions.control)),
             telemetry,
@@ -144,19 +149,6 @@ impl EmbeddedLog {
         write.put_cf(self.tables.family(META), KEY_POSITION, next_seq.to_be_bytes());
     }
 
-    /// Compares the stored record with what was to be stored.
-    fn read_back(&self, first_seq: u64, record: &[u8]) -> Result<(), LogError> {
-        let key = first_seq.to_be_bytes();
-        let place = damage::Place { family: JOURNAL, key: Some(&key) };
-        let db = &self.tables.db;
-        let stored = db.get_pinned_cf(self.tables.family(JOURNAL), key);
-        let stored = stored.map_err(|error| place.unreadable(db, &error))?;
-        if stored.as_deref() == Some(record) {
-            return Ok(());
-        }
-        Err(place.damaged(db, "it reads back differently from what was appended"))
-    }
-
     fn queue(&self, stream: Stream) -> Option<&Mutex<Queue>> {
         match stream {
             Stream::Inbox => Some(&self.inbox),
@@ -168,7 +160,7 @@ impl EmbeddedLog {
 
 impl Log for EmbeddedLog {
     fn head(&self) -> Result<Head, LogError> {
-        Ok(lock(&self.head).clone())
+        Ok(self.syncing.head())
     }
 
     fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
@@ -182,6 +174,14 @@ impl Log for EmbeddedLog {
         batch: &Batch,
         changes: &Changes,
     ) -> Result<Append, LogError> {
+        let begun = self.begin(expected, batch, changes)?;
+        if let Append::Appended(head) = &begun {
+            self.settle(head.next_seq)?;
+        }
+        Ok(begun)
+    }
+
+    fn begin(&self, expected: &Head, batch: &Batch, changes: &Changes) -> Result<Append, LogError> {
         changes.sound()?;
         let mut tail = lock(&self.tail);
         if tail.head.hash == batch.hash() {
@@ -205,13 +205,23 @@ impl Log for EmbeddedLog {
         write.put_cf(self.tables.family(JOURNAL), first_seq.to_be_bytes(), &record);
         write.put_cf(self.tables.family(META), KEY_HEAD, encode_tail(&next));
         self.fold_in(&mut write, next.head.next_seq, changes);
-        self.tables.write(write, "append to the journal")?;
-        self.read_back(first_seq, &record).map_err(|error| self.tables.stop(error))?;
+        self.tables.write_unsynced(write, "append to the journal")?;
         lock(&self.inbox).forget(next.head.positions.inbox);
         lock(&self.control).forget(next.head.positions.control);
         *tail = next;
-        *lock(&self.head) = tail.head.clone();
+        self.syncing.begin(tail.head.clone())?;
         Ok(Append::Appended(tail.head.clone()))
+    }
+
+    fn settle(&self, next_seq: u64) -> Result<(), LogError> {
+        self.syncing.settle(next_seq)
+    }
+
+    fn leaves(&self, from_seq: u64) -> Result<Vec<Hash>, LogError> {
+        match self.syncing.leaves(from_seq) {
+            Some(leaves) => Ok(leaves),
+            None => log::leaves(self, from_seq),
+        }
     }
 
     fn send(&self, stream: Stream, records: &[Vec<u8>]) -> Result<Range<u64>, LogError> {

@@ -39,6 +39,9 @@ pub struct MemoryLog {
 struct Chain {
     head: Head,
     batches: Vec<Batch>,
+    /// What everybody is shown: the rest was begun and is not settled.
+    settled: Head,
+    n_settled: usize,
     streams: [Queue; 3],
     quarantine: BTreeMap<Hash, (Vec<u8>, String)>,
 }
@@ -47,7 +50,12 @@ struct Chain {
 struct MemoryStore {
     position: u64,
     pairs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What each commit since the last settled one has replaced.
+    undo: VecDeque<Undo>,
 }
+
+/// A position and the values that stood there under the keys that changed.
+type Undo = (u64, Vec<(Vec<u8>, Option<Vec<u8>>)>);
 
 impl MemoryLog {
     /// An empty chain and an empty store.
@@ -55,6 +63,8 @@ impl MemoryLog {
         MemoryLog::on(Arc::new(Mutex::new(Chain {
             head: Head::genesis(deployment, partition),
             batches: Vec::new(),
+            settled: Head::genesis(deployment, partition),
+            n_settled: 0,
             streams: Default::default(),
             quarantine: BTreeMap::new(),
         })))
@@ -80,6 +90,26 @@ impl MemoryLog {
         *chain.stream(Stream::Control) = Queue::starting_at(positions.control);
     }
 
+    /// Takes what a crash takes of the batches that were begun and not settled: all but the first
+    /// `n_kept`.
+    pub fn lose_begun(&self, n_kept: usize) {
+        let mut chain = lock(&self.chain);
+        let kept = (chain.n_settled + n_kept).min(chain.batches.len());
+        let lost = chain.batches.split_off(kept);
+        if let Some(first) = lost.first() {
+            let mut head = chain.settled.clone();
+            for batch in &chain.batches[chain.n_settled..] {
+                head = link(&head, batch).unwrap_or(head);
+            }
+            debug_assert_eq!(head.hash, first.header.prev, "what was begun is a chain");
+            chain.head = head;
+        }
+        let mut store = lock(&self.store);
+        lost.iter().for_each(|_| store.take_back());
+        chain.settle();
+        store.undo.clear();
+    }
+
     /// What is in quarantine: records and reasons, by hash.
     pub fn quarantined(&self) -> BTreeMap<Hash, (Vec<u8>, String)> {
         lock(&self.chain).quarantine.clone()
@@ -88,7 +118,7 @@ impl MemoryLog {
     /// Changes one byte of a stored payload, as a damaged disk would.
     pub fn damage(&self, seq: u64) {
         let mut chain = lock(&self.chain);
-        let entries = chain.batches.iter_mut().flat_map(|batch| &mut batch.entries);
+        let entries = chain.batches.iter_mut().flat_map(|it| it.entries.iter_mut());
         for entry in entries.filter(|entry| entry.envelope.seq == seq) {
             match entry.payload.last_mut() {
                 Some(byte) => *byte ^= 1,
@@ -130,15 +160,16 @@ impl MemoryLog {
 
 impl Log for MemoryLog {
     fn head(&self) -> Result<Head, LogError> {
-        Ok(lock(&self.chain).head.clone())
+        Ok(lock(&self.chain).settled.clone())
     }
 
     fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
         let chain = lock(&self.chain);
-        let first = chain.batches.partition_point(|batch| batch.next_seq() <= from_seq);
+        let settled = &chain.batches[..chain.n_settled];
+        let first = settled.partition_point(|batch| batch.next_seq() <= from_seq);
         let mut bytes = 0;
         let mut batches = Vec::new();
-        for batch in &chain.batches[first..] {
+        for batch in &settled[first..] {
             bytes += batch.entries.iter().map(schemas::Entry::size).sum::<usize>();
             if !batches.is_empty() && bytes > bytes_max {
                 break;
@@ -157,6 +188,12 @@ impl Log for MemoryLog {
         batch: &Batch,
         changes: &Changes,
     ) -> Result<Append, LogError> {
+        let appended = self.begin(expected, batch, changes);
+        self.settle(batch.next_seq())?;
+        appended
+    }
+
+    fn begin(&self, expected: &Head, batch: &Batch, changes: &Changes) -> Result<Append, LogError> {
         changes.sound()?;
         let fault = lock(&self.faults).pop_front().flatten();
         let mut chain = lock(&self.chain);
@@ -170,7 +207,19 @@ impl Log for MemoryLog {
         if chain.head != *expected {
             return Ok(Append::Lost(chain.head.clone()));
         }
-        self.persist(&mut chain, batch, changes, fault)
+        let begun = self.persist(&mut chain, batch, changes, fault);
+        if matches!(fault, Some(Fault::Unanswered | Fault::Committed)) {
+            // Persisted, and with it all before it.
+            chain.settle();
+            lock(&self.store).undo.clear();
+        }
+        begun
+    }
+
+    fn settle(&self, _next_seq: u64) -> Result<(), LogError> {
+        lock(&self.chain).settle();
+        lock(&self.store).undo.clear();
+        Ok(())
     }
 
     fn send(&self, stream: Stream, records: &[Vec<u8>]) -> Result<Range<u64>, LogError> {
@@ -221,6 +270,10 @@ impl Store for MemoryLog {
 }
 
 impl Chain {
+    fn settle(&mut self) {
+        (self.settled, self.n_settled) = (self.head.clone(), self.batches.len());
+    }
+
     fn stream(&mut self, stream: Stream) -> &mut Queue {
         &mut self.streams[match stream {
             Stream::Inbox => 0,
@@ -232,13 +285,28 @@ impl Chain {
 
 impl MemoryStore {
     fn commit(&mut self, next_seq: u64, changes: &Changes) {
+        let mut replaced = Vec::new();
         for (key, value) in changes.pairs() {
-            match value {
+            let before = match value {
                 Some(value) => self.pairs.insert(key.to_vec(), value.to_vec()),
                 None => self.pairs.remove(key),
             };
+            replaced.push((key.to_vec(), before));
         }
+        self.undo.push_back((self.position, replaced));
         self.position = next_seq;
+    }
+
+    /// Takes the last commit back.
+    fn take_back(&mut self) {
+        let Some((position, replaced)) = self.undo.pop_back() else { return };
+        self.position = position;
+        for (key, before) in replaced.into_iter().rev() {
+            match before {
+                Some(value) => self.pairs.insert(key, value),
+                None => self.pairs.remove(&key),
+            };
+        }
     }
 }
 

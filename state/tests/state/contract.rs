@@ -178,6 +178,33 @@ fn a_read_begins_with_the_batch_that_holds_the_entry_and_keeps_to_its_bound() {
 }
 
 #[test]
+fn what_is_begun_is_there_once_it_is_settled_and_its_author_need_not_wait_between() {
+    for mut bed in beds() {
+        let batches = chain(&Author::new(0), 5);
+        let mut head = bed.log().head().unwrap();
+        for batch in &batches {
+            let changes = put(b"next", &batch.next_seq().to_be_bytes());
+            match bed.log().begin(&head, batch, &changes).unwrap() {
+                Append::Appended(after) => head = after,
+                Append::Lost(head) => panic!("lost to {head:?}"),
+            }
+            assert_eq!(bed.store().get(b"next").unwrap(), Some(head.next_seq.to_be_bytes().into()));
+        }
+        bed.log().settle(head.next_seq).unwrap();
+        let leaves: Vec<Hash> =
+            batches.iter().flat_map(|it| &it.entries).map(schemas::Entry::leaf).collect();
+        for _ in 0..2 {
+            assert_eq!(bed.log().head().unwrap(), head);
+            assert_eq!(bed.log().read(0, ALL).unwrap(), batches);
+            assert_eq!(bed.log().leaves(0).unwrap(), leaves);
+            assert_eq!(bed.log().leaves(3).unwrap(), leaves[3..]);
+            assert_eq!(bed.log().leaves(head.next_seq).unwrap(), []);
+            bed.restart();
+        }
+    }
+}
+
+#[test]
 fn an_append_on_a_head_that_has_moved_is_lost_and_changes_nothing() {
     for bed in beds() {
         let batches = chain(&Author::new(0), 1);

@@ -10,9 +10,9 @@ use schemas::event::OwnerElected;
 use schemas::link::election;
 use schemas::{Batch, Hash, Head, Skip, link};
 
+use super::EmbeddedLog;
 use super::options::{JOURNAL, META, QUARANTINE};
 use super::tables::{KEY_FLOOR, KEY_HEAD, KEY_OFFSET, Tail, encode_tail};
-use super::{EmbeddedLog, damage};
 use crate::memory::lock;
 use crate::{Changes, LogError};
 
@@ -37,9 +37,9 @@ impl EmbeddedLog {
         write.put_cf(self.tables.family(JOURNAL), first_seq.to_be_bytes(), record);
         write.put_cf(self.tables.family(META), KEY_HEAD, encode_tail(&next));
         write.put_cf(self.tables.family(META), KEY_OFFSET, offset.to_be_bytes());
-        self.unsynced(write, "copy the journal")?;
+        self.tables.write_unsynced(write, "copy the journal")?;
         *tail = next;
-        *lock(&self.head) = tail.head.clone();
+        self.syncing.adopted(tail.head.clone());
         Ok(Ok(tail.head.clone()))
     }
 
@@ -60,7 +60,7 @@ impl EmbeddedLog {
         changes.sound()?;
         let mut write = WriteBatch::default();
         self.fold_in(&mut write, next_seq, changes);
-        self.unsynced(write, "commit state")
+        self.tables.write_unsynced(write, "commit state")
     }
 
     /// Telemetry below `before` is no longer read.
@@ -70,7 +70,7 @@ impl EmbeddedLog {
         }
         let mut write = WriteBatch::default();
         write.put_cf(self.tables.family(META), KEY_FLOOR, before.to_be_bytes());
-        self.unsynced(write, "forget telemetry")
+        self.tables.write_unsynced(write, "forget telemetry")
     }
 
     /// Telemetry below this is no longer read.
@@ -81,10 +81,5 @@ impl EmbeddedLog {
     /// Whether the record of this hash is in quarantine.
     pub(crate) fn has_quarantined(&self, hash: &Hash) -> Result<bool, LogError> {
         Ok(self.tables.get(QUARANTINE, &hash.0)?.is_some())
-    }
-
-    fn unsynced(&self, write: WriteBatch, what: &'static str) -> Result<(), LogError> {
-        let written = self.tables.db.write(write);
-        written.map_err(|error| self.tables.stop(damage::fatal(what, &error)))
     }
 }

@@ -13,7 +13,8 @@ use rocksdb::DB;
 use schemas::{Batch, Head};
 
 use super::options::{self, STATE};
-use super::tables::{Quarantined, Tables, journal_dir};
+use super::quarantine::Quarantined;
+use super::tables::{Tables, journal_dir};
 use super::{damage, exists, make_dir};
 use crate::{Changes, LogError, Records, Store};
 

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rocksdb::{DB, IteratorMode, ReadOptions, WriteBatch};
+use rocksdb::{DB, ReadOptions, WriteBatch};
 use schemas::link::election;
 use schemas::signature::{EpochClaim, PublicKey};
 use schemas::wire::{Reader, Writer};
@@ -34,8 +34,6 @@ pub(crate) const KEY_FOLDED: &[u8] = b"\0position";
 /// How many records quarantine holds; it stands in that family and in `meta`, for the same
 /// reason. Persisted: frozen.
 pub(crate) const KEY_COUNT: &[u8] = b"quarantine.count";
-/// The format mark of a quarantined record. Persisted: frozen.
-const QUARANTINE_MAGIC: &[u8; 4] = b"HWQ\x01";
 
 /// The open database and where it lies.
 pub(crate) struct Tables {
@@ -52,17 +50,6 @@ pub(crate) struct Tail {
     pub(crate) elected: u64,
 }
 
-/// A record that could not be decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quarantined {
-    /// SHA-256 of the record.
-    pub hash: Hash,
-    /// Why it could not be decoded.
-    pub reason: String,
-    /// The record as it came.
-    pub record: Vec<u8>,
-}
-
 impl Tables {
     pub(crate) fn new(db: DB, dir: &Path) -> Self {
         Tables { db, dir: dir.to_owned(), fault: Mutex::default() }
@@ -73,6 +60,18 @@ impl Tables {
         let fault = lock(&self.fault).clone();
         fault.map_or(Ok(()), Err)?;
         let written = self.db.write_opt(write, &synced());
+        written.map_err(|error| self.stop(fatal(what, &error)))
+    }
+
+    /// One write that a crash may take; refused as any other after one that did not succeed.
+    pub(crate) fn write_unsynced(
+        &self,
+        write: WriteBatch,
+        what: &'static str,
+    ) -> Result<(), LogError> {
+        let fault = lock(&self.fault).clone();
+        fault.map_or(Ok(()), Err)?;
+        let written = self.db.write(write);
         written.map_err(|error| self.stop(fatal(what, &error)))
     }
 
@@ -295,13 +294,18 @@ impl Tables {
         let key = first_seq.to_be_bytes();
         let place = Place { family: JOURNAL, key: Some(&key) };
         let checked = Batch::decode(value).and_then(|batch| batch.check_body().map(|()| batch));
-        let batch = checked.map_err(|damage| {
-            crate::error::damaged_batch(first_seq, &damage, place.file(&self.db))
-        })?;
+        let batch = checked.map_err(|damage| self.damaged(first_seq, &damage))?;
         if batch.header.first_seq != first_seq {
             return Err(place.damaged(&self.db, "it stands under another batch's place"));
         }
         Ok(batch)
+    }
+
+    /// What is wrong with the batch at `first_seq`, as an error with its file.
+    pub(crate) fn damaged(&self, first_seq: u64, damage: &schemas::batch::Damage) -> LogError {
+        let key = first_seq.to_be_bytes();
+        let place = Place { family: JOURNAL, key: Some(&key) };
+        crate::error::damaged_batch(first_seq, damage, place.file(&self.db))
     }
 
     /// Telemetry records from `from` up to `end`; see [`crate::Log::take`].
@@ -345,29 +349,6 @@ impl Tables {
     pub(crate) fn telemetry_end(&self, head: &Head) -> Result<u64, LogError> {
         let recorded = self.number(META, KEY_END)?.unwrap_or(0).max(self.floor()?);
         Ok(self.telemetry_stored()?.max(recorded).max(head.positions.telemetry))
-    }
-
-    /// How many records have been quarantined.
-    pub(crate) fn n_quarantined(&self) -> Result<u64, LogError> {
-        Ok(self.number(META, KEY_COUNT)?.unwrap_or(0))
-    }
-
-    /// Every quarantined record, in order of its hash.
-    pub(crate) fn quarantined(&self) -> Result<Vec<Quarantined>, LogError> {
-        let place = Place::family(QUARANTINE);
-        let all = self.db.iterator_cf(self.family(QUARANTINE), IteratorMode::Start);
-        let ours = |pair: &Result<(Box<[u8]>, _), _>| {
-            pair.as_ref().map_or(true, |(key, _)| key[..] != *KEY_COUNT)
-        };
-        all.filter(ours)
-            .map(|pair| {
-                let (key, value) = pair.map_err(|error| place.unreadable(&self.db, &error))?;
-                let place = Place { family: QUARANTINE, key: Some(&key) };
-                decode_quarantined(&value)
-                    .filter(|it| it.hash.0[..] == key[..])
-                    .ok_or_else(|| place.damaged(&self.db, "it is not what stands under its hash"))
-            })
-            .collect()
     }
 
     /// Hands out the state's pairs under `prefix`, in order.
@@ -454,36 +435,6 @@ fn decode_tail(deployment: String, partition: u32, bytes: &[u8]) -> Result<Tail,
     let elected = reader.u64()?;
     reader.end()?;
     Ok(Tail { head, elected })
-}
-
-pub(crate) fn encode_quarantined(record: &[u8], reason: &str) -> Vec<u8> {
-    let mut out = Writer::new(QUARANTINE_MAGIC);
-    out.text(reason).bytes(record);
-    out.0
-}
-
-/// The same where a record may have `bytes_max`. What a stranger wrote may be larger than what
-/// we write; then its beginning is kept, and the reason says so. A record that could not be put
-/// aside would stop every owner for good.
-pub(crate) fn encode_quarantined_within(record: &[u8], reason: &str, bytes_max: usize) -> Vec<u8> {
-    let whole = encode_quarantined(record, reason);
-    if whole.len() <= bytes_max {
-        return whole;
-    }
-    // The reason grows by less than this.
-    let room = bytes_max.saturating_sub(whole.len() - record.len() + 128);
-    let kept = &record[..room.min(record.len())];
-    let (n_kept, n) = (kept.len(), record.len());
-    encode_quarantined(kept, &format!("{reason}; these are the first {n_kept} of its {n} bytes"))
-}
-
-fn decode_quarantined(value: &[u8]) -> Option<Quarantined> {
-    let mut reader = Reader::new("quarantined record", value);
-    reader.expect(QUARANTINE_MAGIC).ok()?;
-    let reason = reader.text().ok()?.to_owned();
-    let record = reader.bytes().ok()?.to_vec();
-    reader.end().ok()?;
-    Some(Quarantined { hash: Hash::of(&[&record]), reason, record })
 }
 
 /// The folder of the database within a data directory.
