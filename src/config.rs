@@ -13,6 +13,7 @@ use topologies::config::Service;
 use topologies::profile::Profile;
 
 use crate::checkpoints::depot::check_url;
+use crate::client;
 
 /// A configuration file. Every key is optional.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -68,8 +69,10 @@ pub struct Http {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Escalation {
-    /// `http://…` that each escalation is posted to as JSON.
+    /// `http://…` or `https://…` that each escalation is posted to as JSON.
     pub webhook: Option<String>,
+    /// PEM file with the authorities that may vouch for it; those of the machine by default.
+    pub ca_file: Option<PathBuf>,
     /// Command as words; the escalation comes on its standard input as JSON.
     pub command: Vec<String>,
 }
@@ -79,8 +82,11 @@ pub struct Escalation {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SchemaRegistry {
-    /// `http://HOST:PORT[/PATH]` of an API that speaks as Confluent's does.
+    /// `http://HOST:PORT[/PATH]` of an API that speaks as Confluent's does, or the same with
+    /// `https`.
     pub url: Option<String>,
+    /// PEM file with the authorities that may vouch for it; those of the machine by default.
+    pub ca_file: Option<PathBuf>,
     /// Who asks, where the registry wants to know.
     pub username: Option<String>,
     /// File whose first line is the password.
@@ -171,12 +177,21 @@ impl Config {
             );
         }
         self.check_checkpoints()?;
-        if let Some(url) = &self.escalation.webhook
-            && !url.starts_with("http://")
-        {
-            bail!("`escalation.webhook` {url:?} is no http:// URL; use a command for others");
-        }
+        self.escalation.check()?;
         self.schema_registry.check()
+    }
+}
+
+impl Escalation {
+    fn check(&self) -> anyhow::Result<()> {
+        if let Some(why) = self.webhook.as_deref().and_then(client::refused) {
+            // Its path may be a secret, so it is not shown.
+            bail!("`escalation.webhook` {why}; use a command for others");
+        }
+        if self.ca_file.is_some() && self.webhook.is_none() {
+            bail!("`escalation.ca_file` is given and `escalation.webhook` is not");
+        }
+        Ok(())
     }
 }
 
@@ -190,28 +205,23 @@ impl SchemaRegistry {
             bail!("`schema_registry.username` and `schema_registry.password_file` go together");
         }
         let Some(url) = &self.url else {
-            if self.username.is_some() {
-                bail!("`schema_registry.username` is given and `schema_registry.url` is not");
+            for (key, is_given) in
+                [("username", self.username.is_some()), ("ca_file", self.ca_file.is_some())]
+            {
+                if is_given {
+                    bail!("`schema_registry.{key}` is given and `schema_registry.url` is not");
+                }
             }
             return Ok(());
         };
-        if url.starts_with("https://") {
-            bail!(
-                "`schema_registry.url` {url:?}: the registry is asked without TLS; put a proxy \
-                 of your own between, and name its http:// address"
-            );
-        }
-        let rest = url.strip_prefix("http://").unwrap_or_default();
-        let host = rest.split('/').next().unwrap_or_default();
-        if host.contains('@') {
+        if url.split('/').nth(2).unwrap_or_default().contains('@') {
             bail!(
                 "`schema_registry.url` holds a login; use `schema_registry.username` and \
                  `schema_registry.password_file`"
             );
         }
-        let plain = !url.contains(|it: char| it.is_whitespace() || matches!(it, '?' | '#'));
-        if host.is_empty() || !plain {
-            bail!("`schema_registry.url` {url:?} is no http://HOST:PORT[/PATH]");
+        if client::refused(url).is_some() || url.contains(['?', '#']) {
+            bail!("`schema_registry.url` {url:?} is no http://HOST:PORT[/PATH], nor with https");
         }
         Ok(())
     }
@@ -440,10 +450,10 @@ mod tests {
                 .map_or_else(|error| format!("{error:#}"), |_| "good".to_owned())
         };
         assert_eq!(check("url = \"http://registry:8081/apis/ccompat/v7\""), "good");
+        assert_eq!(check("url = \"https://registry\"\nca_file = \"ca.pem\""), "good");
         let login = "username = \"hw\"\npassword_file = \"p\"";
         assert_eq!(check(&format!("url = \"http://registry:8081\"\n{login}")), "good");
         for (lines, why) in [
-            ("url = \"https://registry\"", "without TLS"),
             ("url = \"registry:8081\"", "is no http://HOST:PORT"),
             ("url = \"http://\"", "is no http://HOST:PORT"),
             ("url = \"http://registry/?a=b\"", "is no http://HOST:PORT"),

@@ -16,6 +16,7 @@
 //!    again; a record ahead of the log means a restored backup, and the start is refused.
 //! 4. answers and effects: an intent without an effect; dispatch repeats it by request id.
 
+pub mod ahead;
 pub mod bookkeeping;
 pub mod fold;
 pub mod heads;

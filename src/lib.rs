@@ -7,6 +7,7 @@ pub mod asyncapi;
 pub mod bench;
 pub mod checkpoints;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod demo;
 pub mod dispatch;

@@ -198,7 +198,7 @@ impl Node {
         };
         let parts = Parts::new((0..).zip(&started).map(part).collect());
         if let Some(share) = started.first().and_then(|it| it.shared.as_ref()) {
-            shared::leave_when_stopped(&parts, share.membership.clone());
+            shared::step_aside_when_stopped(&parts, share.membership.clone());
         }
         let projection = Projection::follow(&parts);
         measure(&config, &parts, &deployment, &started, &values)?;

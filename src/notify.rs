@@ -17,6 +17,7 @@
 mod untold;
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use state::LogError;
 use tokio::sync::watch;
 
 use self::untold::{Outcome, TRIED_FOR, Untold, Waiting};
+use crate::client;
 use crate::config::Escalation;
 use crate::engine::{Handle, Seat, wall_now};
 use crate::follow::Follower;
@@ -128,7 +130,7 @@ async fn tell(waiting: &mut Waiting, targets: &Escalation) -> bool {
     let told = tokio::task::spawn_blocking(move || {
         let mut told = Vec::new();
         if let Some(url) = wants.webhook.filter(|_| !took.contains("webhook")) {
-            told.push(("webhook", post(&url, &message)));
+            told.push(("webhook", post(&url, wants.ca_file.as_deref(), &message)));
         }
         if !wants.command.is_empty() && !took.contains("command") {
             told.push(("command", run(&wants.command, &message)));
@@ -164,10 +166,10 @@ fn message(entry: &Entry, event: &Event) -> Value {
     })
 }
 
-fn post(url: &str, message: &Value) -> anyhow::Result<()> {
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(WITHIN)).build().into();
-    agent.post(url).header("content-type", "application/json").send(message.to_string())?;
+fn post(url: &str, ca_file: Option<&Path>, message: &Value) -> anyhow::Result<()> {
+    let request = client::agent(ca_file, WITHIN)?.post(url);
+    let answer = request.header("content-type", "application/json").send(message.to_string())?;
+    anyhow::ensure!(answer.status().is_success(), "it answered {}", answer.status());
     Ok(())
 }
 

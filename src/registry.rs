@@ -13,7 +13,7 @@ mod client;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -41,6 +41,7 @@ pub struct Registry {
     url: String,
     /// Secret: never printed.
     authorization: Option<String>,
+    ca_file: Option<PathBuf>,
 }
 
 impl fmt::Debug for Registry {
@@ -99,7 +100,8 @@ impl Registry {
             }
             (None, _) | (_, None) => None,
         };
-        Ok(Some(Registry { url: url.trim_end_matches('/').to_owned(), authorization }))
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Some(Registry { url, authorization, ca_file: config.ca_file.clone() }))
     }
 
     /// Its address.
@@ -114,7 +116,8 @@ impl Registry {
     /// one, by which rule, and what to do. Nothing has been registered then.
     pub fn agree(&self, subjects: &[Subject]) -> anyhow::Result<Registered> {
         let until = Instant::now() + AGREE_WITHIN;
-        let client = Client::new(&self.url, self.authorization.as_deref(), until);
+        let (login, ca_file) = (self.authorization.as_deref(), self.ca_file.as_deref());
+        let client = Client::new(&self.url, login, ca_file, until)?;
         let found = subjects.iter().map(|it| look(&client, it));
         let found = found.collect::<anyhow::Result<Vec<Found<'_>>>>()?;
         let mut ids = BTreeMap::new();

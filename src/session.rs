@@ -323,13 +323,7 @@ impl Session {
                 self.data.display()
             );
         };
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_global(Some(std::time::Duration::from_secs(30)))
-            .build()
-            .into();
+        let agent = crate::client::agent(None, std::time::Duration::from_secs(30))?;
         let body = serde_json::to_string(body).context("writing the request")?;
         // On a shared log an input is durable before it is journaled; a command waits for its
         // place all the same.

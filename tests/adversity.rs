@@ -17,6 +17,7 @@ mod full_disk;
 #[path = "blackbox/ask.rs"]
 mod http;
 #[path = "adversity/poison.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
 mod poison;
 #[path = "adversity/rebalance.rs"]
 mod rebalance;

@@ -9,14 +9,22 @@ mod bed;
 #[path = "cluster/fleet.rs"]
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod fleet;
+#[path = "adversity/foreign.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod foreign;
 #[path = "blackbox/ask.rs"]
 mod http;
+#[path = "adversity/poison.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod poison;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bed::Brokers;
 use fleet::Fleet;
+use foreign::{Chain, Foreign};
+use healwright::keys::KeyDir;
 use serde_json::Value;
 
 const PARTITIONS: u64 = 4;
@@ -139,6 +147,39 @@ fn one_command_freezes_every_partition_and_one_ends_it() {
     let thawed = fleet.run(0, &["unfreeze", "--yes", "--reason", "it is over"]);
     assert!(thawed.status.success(), "{}", String::from_utf8_lossy(&thawed.stderr));
     all_are("normal");
+}
+
+/// One partition's history is contradicted, so every node that reads it stands still there. Each
+/// of them would make room for another; the partition that is well must not lose its owner.
+#[test]
+fn a_partition_that_stands_still_on_every_node_leaves_the_other_in_office() {
+    let brokers = Brokers::start(1, &[]);
+    let mut fleet = Fleet::start_partitioned(&brokers.bootstrap, 2, 2);
+    fleet.eventually("each node holds a partition", || {
+        (0..2).all(|node| in_office(&fleet, node) == 1).then_some(())
+    });
+    let well = services().into_iter().find(|it| fleet.partition_of(it) == 1).unwrap();
+    let topic = fleet.topic("journal");
+    let root = KeyDir::of(&fleet.home().join("data-0")).existing_root().unwrap();
+    let record = poison::contradiction(&Chain::read(&brokers.bootstrap, &topic), &root);
+    Foreign::new(&brokers.bootstrap).write(&topic, &[record]);
+    for node in 0..2 {
+        fleet.eventually("partition 0 stands still there", || {
+            let (status, body) = fleet.ask(node, "GET", "/readyz", "")?;
+            (status == 503 && body.to_string().contains("an election names a batch")).then_some(())
+        });
+    }
+    // One of them steps aside, the other stays.
+    let stays = fleet.eventually("one node has stepped aside", || {
+        let aside = (0..2).find(|it| fleet.said_by(*it).contains("this node steps aside"))?;
+        Some(1 - aside)
+    });
+    for n in 0..20 {
+        fleet.place_of(n % 2, &format!("aside-{n}"), &well).unwrap();
+    }
+    // It comes back when the other goes.
+    fleet.kill(stays);
+    fleet.place_of(1 - stays, "back", &well).unwrap();
 }
 
 #[test]

@@ -263,7 +263,8 @@ impl Batch {
     /// leaves against the body hash.
     ///
     /// # Errors
-    /// The first entry that is not what the header signed.
+    /// The first payload that is another, or else the first entry that stands elsewhere, or else
+    /// the batch.
     pub fn check_body(&self) -> Result<(), Damage> {
         let leaves = self.entries.leaves()?;
         for (index, entry) in (0u32..).zip(&self.entries) {

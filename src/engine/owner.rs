@@ -3,6 +3,7 @@
 //! No thread, no clock, no socket: the wall clock is an argument and chance is a closure. The
 //! simulation crashes this code at every step; the thread in `thread.rs` only feeds it.
 
+mod cycle;
 mod intake;
 mod witness;
 
@@ -24,6 +25,7 @@ use super::heads::Heads;
 use super::stages::{Stage, Watch};
 use crate::keys::Identity;
 
+pub use cycle::{Cycle, Taken};
 pub use intake::seal_digest;
 
 /// Ticks while there is something to do (protocol.md §3).
@@ -63,34 +65,6 @@ pub struct Owner {
     cosigned: Option<HeadCosigned>,
     /// Told which stage of the cycle begins; it holds the clock that this type does not.
     watch: Option<Watch>,
-}
-
-/// What became of an input, to be told to its sender after the append.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Taken {
-    /// Stream it was taken from.
-    pub stream: Stream,
-    /// Its position there.
-    pub position: u64,
-    /// Entry that it became, or the first one's if it was a repeat.
-    pub seq: u64,
-    /// Whether an earlier one with the same client id stands in the chain.
-    pub repeated: bool,
-    /// Why it stands alone, if it does.
-    pub refused: Option<String>,
-}
-
-/// What one cycle did.
-#[derive(Debug, Default)]
-pub struct Cycle {
-    /// The batch that was appended, if there was anything to append.
-    pub batch: Option<Arc<Batch>>,
-    /// Answers to senders.
-    pub taken: Vec<Taken>,
-    /// Whether more was waiting than one batch takes.
-    pub more: bool,
-    /// Entries in the chain after it. What it answers may be told once they are settled.
-    pub next_seq: u64,
 }
 
 /// Why a cycle did not come to its end.
@@ -267,6 +241,14 @@ impl Owner {
         Ok(self.log.settle(cycle.next_seq)?)
     }
 
+    /// Whether [`Owner::settle`] would not wait.
+    ///
+    /// # Errors
+    /// The log cannot say so.
+    pub fn is_settled(&self, cycle: &Cycle) -> Result<bool, EngineError> {
+        Ok(cycle.next_seq <= self.log.head()?.next_seq)
+    }
+
     fn cycle_once(&mut self, wall: Ns) -> Result<Cycle, Stop> {
         let mut draught = Draught { positions: self.taken, ..Draught::default() };
         if self.halted.is_some() {
@@ -361,7 +343,7 @@ impl Owner {
         self.watch = Some(watch);
     }
 
-    fn enter(&mut self, stage: Stage) {
+    pub(super) fn enter(&mut self, stage: Stage) {
         if let Some(watch) = &mut self.watch {
             watch(stage);
         }
@@ -484,7 +466,7 @@ impl Owner {
     /// On `Lost`: drop the overlay, read the chain to its end, and begin again from there.
     fn reread(&mut self) -> Result<(), EngineError> {
         self.state.discard();
-        self.log.settle(self.head.next_seq)?;
+        self.log.settle(u64::MAX)?;
         let head = self.log.head()?;
         if head.epoch > self.head.epoch && head.epoch_key != Some(self.epoch_key.public()) {
             let place = schemas::envelope::reference(head.partition, self.head.next_seq);

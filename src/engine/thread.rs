@@ -1,5 +1,5 @@
 //! The thread around the owner: it waits, feeds the clock in, and tells senders what became of
-//! their inputs after the append.
+//! their inputs once they stand in the chain.
 //!
 //! On an embedded log the owner is there from the start. On a cluster the thread stands by, folds
 //! along, and takes and leaves office as the group says ([`super::member`]); senders are answered
@@ -7,7 +7,6 @@
 
 mod answers;
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -19,9 +18,10 @@ use state::{Log, LogError, State};
 use tokio::sync::{oneshot, watch};
 
 use self::answers::Answers;
+use super::ahead::Ahead;
 use super::bookkeeping::{self, First};
 use super::owner::{Cycle, Owner, Taken};
-use super::stages::{Stage, Stopwatch};
+use super::stages::Stopwatch;
 use super::{EngineError, Input, Member};
 
 /// What became of an input.
@@ -385,27 +385,16 @@ fn wait(todo: &Receiver<Work>, owner: &mut Owner, last_cycle: Instant) {
     }
 }
 
-/// Runs cycles until nothing more waits. While more does, the next one is folded as the last is
-/// synced; senders are answered in order, each once its batch is settled.
+/// Runs cycles until nothing more waits. While more does, the embedded log syncs one as the next
+/// is folded; a shared log answers an append when it is linked, and its effects do not wait.
 fn cycles(shared: &Shared, owner: &mut Owner, stopwatch: &Stopwatch) -> Result<(), EngineError> {
-    let mut begun = VecDeque::new();
+    let mut ahead = Ahead::default();
+    let may_wait = |it: &Cycle| if it.more && !shared.is_shared { AHEAD } else { 0 };
     loop {
-        let sent = Instant::now();
-        let outcome = owner.begin(wall_now());
-        let more = outcome.as_ref().is_ok_and(|it| it.more);
-        let stopped = outcome.map(|cycle| begun.push_back((sent, cycle))).err();
-        while (if more { AHEAD } else { 0 }) < begun.len() {
-            let Some((sent, cycle)) = begun.pop_front() else { break };
-            owner.settle(&cycle)?;
-            stopwatch.enter(Stage::Effects);
-            let appended = cycle.batch.is_some();
-            settled(shared, sent, cycle);
-            stopwatch.finish(appended);
-        }
-        if let Some(error) = stopped {
-            return Err(error);
-        }
-        owner.sign_head(wall_now(), false)?;
+        let (sent, before) = (Instant::now(), owner.head().next_seq);
+        let settled = |sent, cycle| settled(shared, sent, cycle);
+        let more = ahead.turn(owner, wall_now(), sent, may_wait, settled)?;
+        stopwatch.finish(before < owner.head().next_seq);
         if !more {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use schemas::signature::KeyPair;
@@ -26,6 +26,12 @@ use crate::{fanout, join};
 
 /// Between two looks whether a partition has stopped.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A node that has gone is replaced within this, and its partitions are in office elsewhere: the
+/// group's session, and an election.
+const SETTLED_WITHIN: Duration = Duration::from_secs(12);
+/// How long a node steps aside the first time, and at most.
+const ASIDE_FIRST: Duration = Duration::from_secs(30);
+const ASIDE_MAX: Duration = Duration::from_secs(3600);
 
 /// A node's place in its deployment.
 pub(super) struct Joined {
@@ -85,26 +91,36 @@ pub(super) struct Share {
     pub(super) membership: Arc<Membership>,
 }
 
-/// Leaves the group when a partition has stopped here and there is another node to take it over.
-/// The group assigns to a process as a whole, so all its partitions go; a node that is alone
-/// keeps the ones that are well.
-pub(super) fn leave_when_stopped(parts: &Parts, membership: Arc<Membership>) {
+/// Steps aside for a while when a partition that is this node's has stopped here, so that another
+/// node takes it over. The group assigns to a process as a whole, so all its partitions go.
+///
+/// It may have stopped on every node that has read it. So a node goes only while another is in
+/// office for one that is well, for longer than it takes to move the ones of a node that has just
+/// gone; and it comes back, after pauses that grow, in case the others go for other reasons. The
+/// last one stays and keeps what is well.
+pub(super) fn step_aside_when_stopped(parts: &Parts, membership: Arc<Membership>) {
     let parts = parts.clone();
     tokio::spawn(async move {
+        let is_stopped = |it: &Part| it.engine.follow().borrow().stopped.is_some();
+        let is_ours = |it: &Part| is_stopped(it) && membership.is_assigned(it.number);
+        let is_elsewhere = |it: &Part| {
+            let seat = it.engine.seat().borrow().clone();
+            !is_stopped(it) && !seat.here && !seat.endpoint.is_empty()
+        };
+        let (mut pause, mut since) = (ASIDE_FIRST, None);
         loop {
-            let is_stopped = |it: &Part| it.engine.follow().borrow().stopped.is_some();
-            let is_elsewhere = |it: &Part| {
-                let seat = it.engine.seat().borrow().clone();
-                !is_stopped(it) && !seat.here && !seat.endpoint.is_empty()
-            };
             let all = parts.all();
+            let patience = if all.len() == 1 { Duration::ZERO } else { SETTLED_WITHIN };
             let others = all.len() == 1 || all.iter().any(is_elsewhere);
-            if others && all.iter().any(is_stopped) {
+            if !(others && all.iter().any(is_ours)) {
+                since = None;
+            } else if patience <= since.get_or_insert_with(Instant::now).elapsed() {
                 tracing::warn!(
-                    "a partition stands still here; another node takes this one's place"
+                    pause_s = pause.as_secs(),
+                    "a partition stands still here; this node steps aside for another"
                 );
-                membership.leave();
-                return;
+                membership.leave_for(pause);
+                (pause, since) = ((2 * pause).min(ASIDE_MAX), None);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

@@ -3,10 +3,13 @@
 //! What a schema means is not known here. Whatever a registry answers is either a typed answer
 //! or a sentence that names address and status.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
+
+use crate::client;
 
 /// One question.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -34,15 +37,14 @@ pub(super) struct Answer {
 
 impl<'a> Client<'a> {
     /// Asks nothing yet.
-    pub(super) fn new(url: &'a str, authorization: Option<&'a str>, until: Instant) -> Self {
-        let agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_global(Some(ANSWER_WITHIN))
-            .build()
-            .into();
-        Client { url, authorization, agent, until }
+    pub(super) fn new(
+        url: &'a str,
+        authorization: Option<&'a str>,
+        ca_file: Option<&Path>,
+        until: Instant,
+    ) -> anyhow::Result<Self> {
+        let agent = client::agent(ca_file, ANSWER_WITHIN).context("asking the schema registry")?;
+        Ok(Client { url, authorization, agent, until })
     }
 
     /// Where it asks.
@@ -195,7 +197,7 @@ mod tests {
             String::from_utf8(asked).unwrap()
         });
         let until = Instant::now() + Duration::from_secs(60);
-        let client = Client::new(&url, Some("Basic aHc6cGFzcw=="), until);
+        let client = Client::new(&url, Some("Basic aHc6cGFzcw=="), None, until).unwrap();
         let answer = client.get("/config/s").map_err(|error| format!("{error:#}"));
         (served.join().unwrap(), answer)
     }

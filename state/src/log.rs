@@ -20,7 +20,8 @@ const LEAVES_BYTES: usize = 4 * 1024 * 1024;
 /// What became of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Append {
-    /// It is in the chain, durable and read back linked; the head is its own.
+    /// It is in the chain, durable and read back linked, or on its way there where it was only
+    /// begun; the head is its own.
     Appended(Head),
     /// The chain has moved on from the expected head; nothing was written. The head is the
     /// chain's.
@@ -30,22 +31,22 @@ pub enum Append {
 /// One partition: three streams that anybody may send to, and the chain that its owner appends
 /// to.
 ///
-/// *Durability.* `Appended` is answered when the batch is durable and has been read back
-/// linked, and not before. A telemetry range is answered when it is durable. `inbox` and
-/// `inbox.control` are as durable as the log says: an embedded log keeps them in memory,
-/// because nothing taken there is acknowledged before it is journaled; on a cluster they are
-/// durable when their positions are answered. A quarantined record is durable when its hash is
-/// answered.
+/// *Durability.* `append` answers `Appended` when the batch is durable and has been read back
+/// linked, and not before; `begin` may answer earlier, and then `settle` is the answer. A
+/// telemetry range is answered when it is durable. `inbox` and `inbox.control` are as durable as
+/// the log says: an embedded log keeps them in memory, because nothing taken there is
+/// acknowledged before it is journaled; on a cluster they are durable when their positions are
+/// answered. A quarantined record is durable when its hash is answered.
 ///
 /// *One write.* `append` hands the changes to the store that belongs to this log. Answered
 /// `Appended`, that store's position is the batch's `next_seq`. On the embedded log batch and
-/// changes are one synced write; elsewhere a crash between the two leaves the store behind.
+/// changes are one write; elsewhere a crash between the two leaves the store behind.
 ///
 /// *Order.* The chain is one history: of all batches that name a head, at most one is ever
 /// linked. A stream's positions are gap-free from 0 and say the order in which its records are
 /// read; records of one `send` are neighbours, unless another process sends at the same time.
-/// Nothing is ever read before it is durable, and what has been read once is read the same
-/// again. Where a foreign sender used transactions, a stream of a cluster has gaps.
+/// Nothing of chain and streams is ever read before it is durable, and what has been read once is
+/// read the same again. Where a foreign sender used transactions, a stream of a cluster has gaps.
 ///
 /// *What may repeat.* Appending a batch that is already the head answers `Appended` again and
 /// changes nothing, so the same bytes may be sent again when no answer came. A record that is
@@ -85,9 +86,9 @@ pub trait Log: Send + Sync {
     -> Result<Append, LogError>;
 
     /// As [`Log::append`], and answers before the batch is durable where that takes a wait that
-    /// its author can use. [`Log::settle`] is the rest of it; until then nobody is shown the
-    /// batch, and nothing of it may be told or take effect. A crash takes what was begun and not
-    /// settled, the newest first.
+    /// its author can use. [`Log::settle`] is the rest of it, and whoever overrides one overrides
+    /// both. Until then the store has the changes and nobody is shown the batch; nothing of it may
+    /// be told or take effect. A crash takes what was begun and not settled, the newest first.
     ///
     /// # Errors
     /// As [`Log::append`].
@@ -95,7 +96,8 @@ pub trait Log: Send + Sync {
         self.append(expected, batch, changes)
     }
 
-    /// Waits until every begun batch below `next_seq` is durable and has been read back linked.
+    /// Waits until every begun batch below `next_seq` is durable and has been read back linked;
+    /// for one that was never begun, it does not wait.
     ///
     /// # Errors
     /// [`LogError::Fatal`], [`LogError::Corrupt`]: the process must end.
@@ -104,7 +106,8 @@ pub trait Log: Send + Sync {
     }
 
     /// Leaves of the settled entries from `from_seq` on, hashed anew from what is stored, after
-    /// the same checks as [`Log::read`] makes: at least one unless `from_seq` is the end.
+    /// the same checks as [`Log::read`] makes: at least one unless `from_seq` is the end. For
+    /// one caller that goes on where it ended: what is still at hand is handed out once.
     ///
     /// # Errors
     /// As [`Log::read`].

@@ -7,7 +7,7 @@ use schemas::event::{
     Tick,
 };
 use schemas::signature::{EpochClaim, KeyPair, certify_node};
-use schemas::{Actor, Batch, Cause, Entry, Envelope, Event, Hash, Header, Kind, Ns};
+use schemas::{Actor, Batch, Cause, Entry, Envelope, Event, Hash, Head, Header, Kind, Ns};
 
 use crate::foreign::Chain;
 
@@ -84,8 +84,9 @@ pub(crate) fn forgeries(chain: &Chain) -> Vec<Vec<u8>> {
     *flipped.last_mut().unwrap() ^= 1;
     let mut records = wrong(&last);
     let tick = Event::from(Tick { partition: 0, now: Ns(1) }).encode().unwrap();
-    let successor = forge(chain, chain.head.epoch, Kind::Tick, tick);
-    let usurper = forge(chain, chain.head.epoch + 1, Kind::OwnerElected, election(chain));
+    let successor = forge(&chain.head, chain.head.epoch, Kind::Tick, tick);
+    let elected = election(chain, &stranger());
+    let usurper = forge(&chain.head, chain.head.epoch + 1, Kind::OwnerElected, elected);
     records.extend([last, flipped, successor.encode(), usurper.encode()]);
     records
 }
@@ -94,21 +95,30 @@ fn stranger() -> KeyPair {
     KeyPair::from_seed(&[9; 32])
 }
 
-/// An election under a root that is not the deployment's.
-fn election(chain: &Chain) -> Vec<u8> {
+/// A certified election that names a batch which nobody else has read: somebody follows another
+/// history.
+pub(crate) fn contradiction(chain: &Chain, root: &KeyPair) -> Vec<u8> {
+    let elsewhere = Hash::of(&[b"another history"]);
+    let next_seq = chain.head.next_seq + 1000;
+    let head = Head { hash: elsewhere, next_seq, ..chain.head.clone() };
+    let elected = election(chain, root);
+    forge(&head, head.epoch + 1, Kind::OwnerElected, elected).encode()
+}
+
+/// An election of a stranger's node under `root`.
+fn election(chain: &Chain, root: &KeyPair) -> Vec<u8> {
     let (deployment, epoch) = (&chain.head.deployment, chain.head.epoch + 1);
     let key = stranger().public();
     let claim = EpochClaim { deployment, partition: chain.head.partition, epoch, key };
-    let node_signature = certify_node(&stranger(), deployment, &key);
+    let node_signature = certify_node(root, deployment, &key);
     let certificate = claim.certify(key, &node_signature, &stranger());
     let (node, endpoint) = ("usurper".to_owned(), "http://127.0.0.1:1".to_owned());
     let elected = OwnerElected { epoch, node, endpoint, epoch_key: key, certificate };
     Event::from(elected).encode().unwrap()
 }
 
-/// A batch that continues the chain in everything but who signed it.
-fn forge(chain: &Chain, epoch: u64, kind: Kind, payload: Vec<u8>) -> Batch {
-    let head = &chain.head;
+/// A batch that continues the chain at `head` in everything but who signed it.
+fn forge(head: &Head, epoch: u64, kind: Kind, payload: Vec<u8>) -> Batch {
     let cause = Cause::Owner { epoch, n: 0 };
     let envelope = Envelope {
         event_id: cause.event_id(&head.hash),

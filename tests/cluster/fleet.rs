@@ -220,15 +220,24 @@ impl Fleet {
 
     /// Everything that the nodes have written to their logs.
     pub(crate) fn said(&self) -> String {
-        let logs = (0..self.nodes.len()).map(|n| {
-            let text = std::fs::read_to_string(self.home.path().join(format!("log-{n}")));
-            format!("--- node {n}\n{}", text.unwrap_or_default())
-        });
+        let logs = (0..self.nodes.len()).map(|n| format!("--- node {n}\n{}", self.said_by(n)));
         logs.collect()
     }
 
+    /// What one of them has written.
+    pub(crate) fn said_by(&self, node: usize) -> String {
+        let path = self.home.path().join(format!("log-{node}"));
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
     /// Status and body of one request; `None` when the node is not there, or goes away.
-    fn ask(&self, node: usize, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+    pub(crate) fn ask(
+        &self,
+        node: usize,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Option<(u16, Value)> {
         let answer = http::ask(self.nodes[node].at, method, path, body)?;
         let (status, body) = http::parts(&answer)?;
         Some((status, serde_json::from_str(&body).unwrap_or(Value::Null)))

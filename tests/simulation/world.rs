@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use healwright::engine::ahead::Ahead;
 use healwright::engine::heads::Heads;
 use healwright::engine::owner::{Cycle, Office, Owner, Taken};
 use healwright::engine::{EngineError, Input};
@@ -39,8 +40,8 @@ pub(crate) enum Crash {
     Unanswered,
     /// In the append: chain and state have it, nobody was answered.
     Committed,
-    /// The append had begun and the disk keeps nothing of it; nobody was answered.
-    Begun,
+    /// The append had begun and could not be settled; the disk keeps of it what chance says.
+    Unsettled,
     /// After the append, before answers and effects.
     BeforeEffects,
     /// After the head was signed, before answers and effects.
@@ -51,7 +52,7 @@ pub(crate) const CRASHES: [Crash; 6] = [
     Crash::NotPersisted,
     Crash::Unanswered,
     Crash::Committed,
-    Crash::Begun,
+    Crash::Unsettled,
     Crash::BeforeEffects,
     Crash::AfterSigning,
 ];
@@ -73,7 +74,7 @@ pub(crate) struct Breaks {
     pub(crate) acknowledges_early: bool,
     /// The runner forgets its receipts when the node crashes.
     pub(crate) forgets_receipts: bool,
-    /// Clients and runners are told of a batch that is not settled yet.
+    /// Clients are told of a batch that is not settled yet.
     pub(crate) tells_begun: bool,
 }
 
@@ -101,7 +102,7 @@ pub(crate) struct World {
     identity: Identity,
     directory: tempfile::TempDir,
     /// Cycles whose batches are on their way to the disk.
-    begun: Vec<Cycle>,
+    ahead: Ahead<()>,
     unanswered: BTreeMap<String, Input>,
     in_flight: BTreeMap<(u64, u64), String>,
     receipts: BTreeSet<Uuid>,
@@ -143,7 +144,7 @@ impl World {
             n_cycles: 0,
             identity,
             directory: directory(),
-            begun: Vec::new(),
+            ahead: Ahead::default(),
             unanswered: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             receipts: BTreeSet::new(),
@@ -216,21 +217,25 @@ impl World {
                     self.owner = Some(owner);
                     return;
                 }
-                Err(EngineError::Log(_)) => {}
+                Err(EngineError::Log(_)) => self.lose(1),
                 Err(error) => panic!("cannot take office: {error}"),
             }
         }
         panic!("eight elections failed");
     }
 
+    /// The disk keeps some of the `n` batches that were on their way, from the first on.
+    fn lose(&mut self, n: usize) {
+        let n_kept = self.seed.below(n as u64 + 1);
+        self.memory.lose_begun(n_kept as usize);
+    }
+
     /// The process is gone, and what it held in memory with it.
     pub(crate) fn crash(&mut self) {
         self.n_crashes += 1;
         self.owner = None;
-        // The disk keeps some of what was on its way, from the first on.
-        let n_kept = self.seed.below(self.n_begun() as u64 + 1);
-        self.memory.lose_begun(n_kept as usize);
-        self.begun.clear();
+        self.lose(self.ahead.n_batches());
+        self.ahead = Ahead::default();
         self.in_flight.clear();
         for stream in [Stream::Inbox, Stream::Control] {
             self.memory.forget(stream, u64::MAX).unwrap();
@@ -336,54 +341,60 @@ impl World {
             Crash::NotPersisted => Some(Fault::NotPersisted),
             Crash::Unanswered => Some(Fault::Unanswered),
             Crash::Committed => Some(Fault::Committed),
-            Crash::Begun | Crash::BeforeEffects | Crash::AfterSigning => None,
+            Crash::Unsettled => Some(Fault::Unsettled),
+            Crash::BeforeEffects | Crash::AfterSigning => None,
         });
         self.memory.plan(fault.map(Some));
-        if !self.begin() {
-            return;
-        }
-        if crash == Some(Crash::Begun) {
-            self.memory.lose_begun(self.n_begun().saturating_sub(1));
-            return self.crash();
-        }
+        let Some(cycles) = self.turn(0) else { return self.crash() };
         let (now, owner) = (self.now, self.owner.as_mut().unwrap());
-        self.begun.iter().for_each(|cycle| owner.settle(cycle).unwrap());
         if crash == Some(Crash::AfterSigning) || self.n_cycles.is_multiple_of(8) {
             owner.sign_head(now, true).unwrap();
         }
-        if matches!(crash, Some(Crash::BeforeEffects | Crash::AfterSigning)) {
+        if matches!(crash, Some(Crash::Unsettled | Crash::BeforeEffects | Crash::AfterSigning)) {
             return self.crash();
         }
-        let open = owner.look("triggers", topologies::triggers::all_open).len();
-        self.most_open = self.most_open.max(open);
-        for cycle in std::mem::take(&mut self.begun) {
-            cycle.taken.iter().for_each(|taken| self.answer(taken));
+        self.follow(&cycles);
+    }
+
+    /// One cycle, and up to `n` that go on their way while the next one runs, as the engine does
+    /// it under load.
+    pub(crate) fn cycle_ahead(&mut self, n: usize) {
+        match self.turn(n) {
+            Some(cycles) => self.follow(&cycles),
+            None => self.crash(),
         }
-        self.run_requests();
     }
 
-    /// Batches that are on their way to the disk.
-    fn n_begun(&self) -> usize {
-        self.begun.iter().filter(|it| it.batch.is_some()).count()
-    }
-
-    /// A cycle whose batch is on its way to the disk. Answers whether the process still runs.
-    fn begin(&mut self) -> bool {
+    /// A turn of the engine: what is settled by it; nothing when the process has to end.
+    fn turn(&mut self, n: usize) -> Option<Vec<Cycle>> {
         self.n_cycles += 1;
+        let (mut cycles, mut begun) = (Vec::new(), Vec::new());
+        let tells_begun = self.breaks.tells_begun;
+        let may_wait = |cycle: &Cycle| {
+            begun.extend(cycle.taken.iter().filter(|_| tells_begun).cloned());
+            n
+        };
         let (now, owner) = (self.now, self.owner.as_mut().unwrap());
-        match owner.begin(now) {
-            Ok(cycle) => self.begun.push(cycle),
+        let turned = self.ahead.turn(owner, now, (), may_wait, |(), cycle| cycles.push(cycle));
+        begun.iter().for_each(|taken| self.answer(taken));
+        match turned {
+            Ok(_) => Some(cycles),
             Err(EngineError::Log(_) | EngineError::Superseded { .. }) => {
-                self.crash();
-                return false;
+                // What was settled before the fault was told.
+                cycles.iter().flat_map(|it| &it.taken).for_each(|taken| self.answer(taken));
+                None
             }
             Err(error) => panic!("the partition stopped: {error}"),
         }
-        if self.breaks.tells_begun {
-            let taken: Vec<Taken> = self.begun.iter().flat_map(|it| it.taken.clone()).collect();
-            taken.iter().for_each(|taken| self.answer(taken));
-        }
-        true
+    }
+
+    /// What follows once batches stand in the chain.
+    fn follow(&mut self, cycles: &[Cycle]) {
+        let owner = self.owner.as_mut().unwrap();
+        let open = owner.look("triggers", topologies::triggers::all_open).len();
+        self.most_open = self.most_open.max(open);
+        cycles.iter().flat_map(|it| &it.taken).for_each(|taken| self.answer(taken));
+        self.run_requests();
     }
 
     fn answer(&mut self, taken: &Taken) {
@@ -442,17 +453,20 @@ impl World {
     /// Time passes, and things happen by chance.
     pub(crate) fn step(&mut self, crash: Option<Crash>) {
         self.now = self.now + Ns::from_ms(50 + self.seed.below(250));
-        if self.seed.one_in(6) {
+        // A batch that is lost on its way is worth most when somebody waits for it.
+        if crash == Some(Crash::Unsettled) || self.seed.one_in(6) {
             self.change();
         }
         if self.condition == Condition::Up && self.seed.one_in(40) {
             self.condition = if self.seed.one_in(2) { Condition::Hung } else { Condition::Dead };
         }
         self.probe();
-        if crash.is_none() && self.seed.one_in(3) {
-            self.begin();
-        } else {
-            self.cycle_until(crash);
+        match crash {
+            None => {
+                let n = self.seed.below(3) as usize;
+                self.cycle_ahead(n);
+            }
+            Some(_) => self.cycle_until(crash),
         }
     }
 

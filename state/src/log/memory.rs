@@ -27,6 +27,9 @@ pub enum Fault {
     Committed,
     /// Somebody else's batch came first: answers `Lost` with the unchanged head.
     Overtaken,
+    /// The batch is begun and cannot be made durable: settling it fails. What of it persists is
+    /// what [`MemoryLog::lose_begun`] says.
+    Unsettled,
 }
 
 /// One handle on a chain in memory, with a store of its own.
@@ -39,9 +42,8 @@ pub struct MemoryLog {
 struct Chain {
     head: Head,
     batches: Vec<Batch>,
-    /// What everybody is shown: the rest was begun and is not settled.
-    settled: Head,
-    n_settled: usize,
+    /// What follows and nobody is shown.
+    begun: VecDeque<Begun>,
     streams: [Queue; 3],
     quarantine: BTreeMap<Hash, (Vec<u8>, String)>,
 }
@@ -50,12 +52,23 @@ struct Chain {
 struct MemoryStore {
     position: u64,
     pairs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// What each commit since the last settled one has replaced.
-    undo: VecDeque<Undo>,
 }
 
-/// A position and the values that stood there under the keys that changed.
-type Undo = (u64, Vec<(Vec<u8>, Option<Vec<u8>>)>);
+/// A batch on its way to the disk.
+struct Begun {
+    batch: Batch,
+    /// The end of the chain with it.
+    head: Head,
+    /// What its changes have replaced.
+    undo: Undo,
+    fails: bool,
+}
+
+/// The position before a commit, and the values that stood under the keys that it changed.
+struct Undo {
+    position: u64,
+    pairs: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
 
 impl MemoryLog {
     /// An empty chain and an empty store.
@@ -63,8 +76,7 @@ impl MemoryLog {
         MemoryLog::on(Arc::new(Mutex::new(Chain {
             head: Head::genesis(deployment, partition),
             batches: Vec::new(),
-            settled: Head::genesis(deployment, partition),
-            n_settled: 0,
+            begun: VecDeque::new(),
             streams: Default::default(),
             quarantine: BTreeMap::new(),
         })))
@@ -94,20 +106,11 @@ impl MemoryLog {
     /// `n_kept`.
     pub fn lose_begun(&self, n_kept: usize) {
         let mut chain = lock(&self.chain);
-        let kept = (chain.n_settled + n_kept).min(chain.batches.len());
-        let lost = chain.batches.split_off(kept);
-        if let Some(first) = lost.first() {
-            let mut head = chain.settled.clone();
-            for batch in &chain.batches[chain.n_settled..] {
-                head = link(&head, batch).unwrap_or(head);
-            }
-            debug_assert_eq!(head.hash, first.header.prev, "what was begun is a chain");
-            chain.head = head;
-        }
         let mut store = lock(&self.store);
-        lost.iter().for_each(|_| store.take_back());
-        chain.settle();
-        store.undo.clear();
+        while n_kept < chain.begun.len() {
+            chain.begun.pop_back().into_iter().for_each(|it| store.take_back(it.undo));
+        }
+        chain.keep_begun();
     }
 
     /// What is in quarantine: records and reasons, by hash.
@@ -139,37 +142,41 @@ impl MemoryLog {
         changes: &Changes,
         fault: Option<Fault>,
     ) -> Result<Append, LogError> {
-        let unanswered = || LogError::Unanswered { what: "append" };
-        let head = link(&chain.head, batch)
+        let unanswered = Err(LogError::Unanswered { what: "append" });
+        let head = link(chain.end(), batch)
             .map_err(|skip| LogError::Unlinked { first_seq: batch.header.first_seq, skip })?;
         match fault {
-            Some(Fault::NotPersisted) => return Err(unanswered()),
-            Some(Fault::Overtaken) => return Ok(Append::Lost(chain.head.clone())),
-            Some(Fault::Unanswered | Fault::Committed) | None => {
-                chain.head = head.clone();
-                chain.batches.push(batch.clone());
-            }
+            Some(Fault::NotPersisted) => return unanswered,
+            Some(Fault::Overtaken) => return Ok(Append::Lost(chain.end().clone())),
+            Some(Fault::Unanswered | Fault::Committed | Fault::Unsettled) | None => {}
         }
-        if fault == Some(Fault::Unanswered) {
-            return Err(unanswered());
+        let mut store = lock(&self.store);
+        let undo = match fault {
+            Some(Fault::Unanswered) => Undo { position: store.position, pairs: Vec::new() },
+            _ => store.commit(head.next_seq, changes),
+        };
+        let fails = fault == Some(Fault::Unsettled);
+        chain.begun.push_back(Begun { batch: batch.clone(), head: head.clone(), undo, fails });
+        if matches!(fault, Some(Fault::Unanswered | Fault::Committed)) {
+            // Persisted, and with it all before it.
+            chain.keep_begun();
+            return unanswered;
         }
-        lock(&self.store).commit(head.next_seq, changes);
-        if fault.is_some() { Err(unanswered()) } else { Ok(Append::Appended(head)) }
+        Ok(Append::Appended(head))
     }
 }
 
 impl Log for MemoryLog {
     fn head(&self) -> Result<Head, LogError> {
-        Ok(lock(&self.chain).settled.clone())
+        Ok(lock(&self.chain).head.clone())
     }
 
     fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
         let chain = lock(&self.chain);
-        let settled = &chain.batches[..chain.n_settled];
-        let first = settled.partition_point(|batch| batch.next_seq() <= from_seq);
+        let first = chain.batches.partition_point(|batch| batch.next_seq() <= from_seq);
         let mut bytes = 0;
         let mut batches = Vec::new();
-        for batch in &settled[first..] {
+        for batch in &chain.batches[first..] {
             bytes += batch.entries.iter().map(schemas::Entry::size).sum::<usize>();
             if !batches.is_empty() && bytes > bytes_max {
                 break;
@@ -188,37 +195,37 @@ impl Log for MemoryLog {
         batch: &Batch,
         changes: &Changes,
     ) -> Result<Append, LogError> {
-        let appended = self.begin(expected, batch, changes);
+        let appended = self.begin(expected, batch, changes)?;
         self.settle(batch.next_seq())?;
-        appended
+        Ok(appended)
     }
 
     fn begin(&self, expected: &Head, batch: &Batch, changes: &Changes) -> Result<Append, LogError> {
         changes.sound()?;
         let fault = lock(&self.faults).pop_front().flatten();
         let mut chain = lock(&self.chain);
-        if chain.head.hash == batch.hash() {
+        if chain.end().hash == batch.hash() {
             let mut store = lock(&self.store);
             if store.position == batch.header.first_seq {
-                store.commit(chain.head.next_seq, changes);
+                store.commit(batch.next_seq(), changes);
             }
-            return Ok(Append::Appended(chain.head.clone()));
+            return Ok(Append::Appended(chain.end().clone()));
         }
-        if chain.head != *expected {
-            return Ok(Append::Lost(chain.head.clone()));
+        if chain.end() != expected {
+            return Ok(Append::Lost(chain.end().clone()));
         }
-        let begun = self.persist(&mut chain, batch, changes, fault);
-        if matches!(fault, Some(Fault::Unanswered | Fault::Committed)) {
-            // Persisted, and with it all before it.
-            chain.settle();
-            lock(&self.store).undo.clear();
-        }
-        begun
+        self.persist(&mut chain, batch, changes, fault)
     }
 
-    fn settle(&self, _next_seq: u64) -> Result<(), LogError> {
-        lock(&self.chain).settle();
-        lock(&self.store).undo.clear();
+    fn settle(&self, next_seq: u64) -> Result<(), LogError> {
+        let mut chain = lock(&self.chain);
+        while let Some(it) = chain.begun.front().filter(|it| it.head.next_seq <= next_seq) {
+            if it.fails {
+                let what = "append to the journal".to_owned();
+                return Err(LogError::Fatal { what, why: "a fault was planned".to_owned() });
+            }
+            chain.keep_one();
+        }
         Ok(())
     }
 
@@ -270,8 +277,23 @@ impl Store for MemoryLog {
 }
 
 impl Chain {
-    fn settle(&mut self) {
-        (self.settled, self.n_settled) = (self.head.clone(), self.batches.len());
+    /// The end as the author of what is begun sees it.
+    fn end(&self) -> &Head {
+        self.begun.back().map_or(&self.head, |it| &it.head)
+    }
+
+    /// The first of what is begun stands in the chain.
+    fn keep_one(&mut self) {
+        if let Some(Begun { batch, head, .. }) = self.begun.pop_front() {
+            self.batches.push(batch);
+            self.head = head;
+        }
+    }
+
+    fn keep_begun(&mut self) {
+        while !self.begun.is_empty() {
+            self.keep_one();
+        }
     }
 
     fn stream(&mut self, stream: Stream) -> &mut Queue {
@@ -284,24 +306,22 @@ impl Chain {
 }
 
 impl MemoryStore {
-    fn commit(&mut self, next_seq: u64, changes: &Changes) {
-        let mut replaced = Vec::new();
+    fn commit(&mut self, next_seq: u64, changes: &Changes) -> Undo {
+        let mut undo = Undo { position: self.position, pairs: Vec::new() };
         for (key, value) in changes.pairs() {
             let before = match value {
                 Some(value) => self.pairs.insert(key.to_vec(), value.to_vec()),
                 None => self.pairs.remove(key),
             };
-            replaced.push((key.to_vec(), before));
+            undo.pairs.push((key.to_vec(), before));
         }
-        self.undo.push_back((self.position, replaced));
         self.position = next_seq;
+        undo
     }
 
-    /// Takes the last commit back.
-    fn take_back(&mut self) {
-        let Some((position, replaced)) = self.undo.pop_back() else { return };
-        self.position = position;
-        for (key, before) in replaced.into_iter().rev() {
+    fn take_back(&mut self, undo: Undo) {
+        self.position = undo.position;
+        for (key, before) in undo.pairs {
             match before {
                 Some(value) => self.pairs.insert(key, value),
                 None => self.pairs.remove(&key),

@@ -191,6 +191,8 @@ fn what_is_begun_is_there_once_it_is_settled_and_its_author_need_not_wait_betwee
             assert_eq!(bed.store().get(b"next").unwrap(), Some(head.next_seq.to_be_bytes().into()));
         }
         bed.log().settle(head.next_seq).unwrap();
+        // There is nothing more to wait for.
+        bed.log().settle(head.next_seq + 1).unwrap();
         let leaves: Vec<Hash> =
             batches.iter().flat_map(|it| &it.entries).map(schemas::Entry::leaf).collect();
         for _ in 0..2 {

@@ -81,6 +81,55 @@ fn each_fault_leaves_what_its_name_says_and_a_retry_ends_the_same() {
     }
 }
 
+/// Begins `n` batches, each with its number under `key`.
+fn begin(log: &MemoryLog, author: &Author, mut head: Head, n: u8) -> Vec<Head> {
+    let begun = (1..=n).map(|n| {
+        let batch = author.batch(&head, 1, 8);
+        assert!(matches!(log.begin(&head, &batch, &put(n)), Ok(Append::Appended(_))));
+        head = link(&head, &batch).unwrap();
+        head.clone()
+    });
+    begun.collect()
+}
+
+#[test]
+fn what_is_begun_is_shown_to_nobody_before_it_is_settled() {
+    let (log, author, first) = elected();
+    let heads = begin(&log, &author, first.clone(), 2);
+    assert_eq!(log.head().unwrap(), first);
+    assert_eq!(log.read(first.next_seq, 1 << 20).unwrap(), []);
+    assert_eq!(log.leaves(first.next_seq).unwrap(), []);
+    assert_eq!(log.get(b"key").unwrap(), Some(vec![2]), "its author reads what it has written");
+    log.settle(heads[0].next_seq).unwrap();
+    assert_eq!(log.head().unwrap(), heads[0]);
+    assert_eq!(log.leaves(first.next_seq).unwrap().len(), 1);
+}
+
+#[test]
+fn a_crash_takes_what_is_begun_from_the_newest_on_and_its_changes_with_it() {
+    for n_kept in 0..=3 {
+        let (log, author, first) = elected();
+        let heads = begin(&log, &author, first.clone(), 3);
+        log.lose_begun(n_kept);
+        let kept = if n_kept == 0 { &first } else { &heads[n_kept - 1] };
+        assert_eq!(log.head().unwrap(), *kept);
+        assert_eq!(log.position().unwrap(), kept.next_seq);
+        let value = (n_kept > 0).then(|| vec![n_kept as u8]);
+        assert_eq!(log.get(b"key").unwrap(), value);
+        begin(&log, &author, kept.clone(), 1);
+    }
+}
+
+#[test]
+fn a_batch_that_cannot_be_made_durable_fails_whoever_settles_it() {
+    let (log, author, first) = elected();
+    log.plan([None, Some(Fault::Unsettled)]);
+    let heads = begin(&log, &author, first, 2);
+    log.settle(heads[0].next_seq).unwrap();
+    assert!(matches!(log.settle(heads[1].next_seq), Err(LogError::Fatal { .. })));
+    assert_eq!(log.head().unwrap(), heads[0]);
+}
+
 #[test]
 fn an_append_that_is_overtaken_is_lost_and_nothing_is_written() {
     let (log, author, head) = elected();

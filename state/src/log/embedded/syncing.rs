@@ -2,7 +2,8 @@
 //! owner folds the next batch, and everybody who waits shares one fsync.
 //!
 //! ```text
-//! begin ─► written ──fsync──► read back, checked, hashed ─► settled: shown, answered for
+//! begin ─► written ──fsync──► synced: the next may be written
+//!                               └─► read back, checked, hashed ─► settled: shown, answered for
 //! ```
 //!
 //! The thread starts with the first batch that is begun; a copy of a chain never has one.
@@ -39,6 +40,8 @@ struct Shared {
 struct Progress {
     /// The end of what is written.
     written: Head,
+    /// Entries below this are durable.
+    synced: u64,
     /// The end of what is durable and has been read back: what everybody is shown.
     settled: Head,
     /// Leaves of the last entries that were settled.
@@ -52,6 +55,7 @@ impl Syncing {
     pub(crate) fn from(tables: Arc<Tables>, head: Head) -> Self {
         let progress = Progress {
             written: head.clone(),
+            synced: head.next_seq,
             settled: head,
             leaves: VecDeque::new(),
             fault: None,
@@ -66,33 +70,37 @@ impl Syncing {
         lock(&self.shared.progress).settled.clone()
     }
 
-    /// The chain is written up to `head`; it is synced and read back from now on.
-    pub(crate) fn begin(&self, head: Head) -> Result<(), LogError> {
-        lock(&self.shared.progress).written = head;
-        self.shared.moved.notify_all();
+    /// Has the thread run; nothing may be begun before.
+    pub(crate) fn start(&self) -> Result<(), LogError> {
         let mut thread = lock(&self.thread);
         if thread.is_none() {
             let shared = self.shared.clone();
             let started = std::thread::Builder::new().name("journal".to_owned());
             let started = started.spawn(move || shared.run());
-            *thread = Some(started.map_err(|error| LogError::Fatal {
+            let why = |error: std::io::Error| LogError::Fatal {
                 what: "start the thread that syncs the journal".to_owned(),
                 why: error.to_string(),
-            })?);
+            };
+            *thread = Some(started.map_err(|error| self.shared.tables.stop(why(error)))?);
         }
         Ok(())
     }
 
-    /// Waits until everything below `next_seq` is settled.
+    /// The chain is written up to `head`; it is synced and read back from now on.
+    pub(crate) fn begin(&self, head: Head) {
+        lock(&self.shared.progress).written = head;
+        self.shared.moved.notify_all();
+    }
+
+    /// Waits until everything below `next_seq` is durable.
+    pub(crate) fn synced(&self, next_seq: u64) -> Result<(), LogError> {
+        self.shared.wait_until(|it| next_seq <= it.synced)
+    }
+
+    /// Waits until everything that is begun below `next_seq` is settled.
     pub(crate) fn settle(&self, next_seq: u64) -> Result<(), LogError> {
-        let mut progress = lock(&self.shared.progress);
-        while progress.settled.next_seq < next_seq {
-            if let Some(fault) = &progress.fault {
-                return Err(fault.clone());
-            }
-            progress = self.shared.wait(progress);
-        }
-        Ok(())
+        let until = next_seq.min(lock(&self.shared.progress).written.next_seq);
+        self.shared.wait_until(|it| until <= it.settled.next_seq)
     }
 
     /// Leaves of the settled entries from `from_seq` on, where they are still at hand. They are
@@ -109,6 +117,7 @@ impl Syncing {
         let mut progress = lock(&self.shared.progress);
         progress.leaves.clear();
         progress.written = head.clone();
+        progress.synced = head.next_seq;
         progress.settled = head;
     }
 }
@@ -127,10 +136,10 @@ impl Drop for Syncing {
 impl Shared {
     fn run(&self) {
         let _ended = Ended(self);
-        while let Some((from_seq, target)) = self.next() {
-            let synced = self.sync(from_seq, &target);
+        while let Some((from, target)) = self.next() {
+            let leaves = self.sync(&target).and_then(|()| self.read_back(&from, &target));
             let mut progress = lock(&self.progress);
-            match synced {
+            match leaves {
                 Ok(leaves) => {
                     if LEAVES_MAX < progress.leaves.len() + leaves.len() {
                         progress.leaves.clear();
@@ -147,9 +156,9 @@ impl Shared {
         }
     }
 
-    /// Waits for something to settle: from where to which head. Nothing once all is settled and
+    /// Waits for something to settle: from which head to which. Nothing once all is settled and
     /// the log is being closed.
-    fn next(&self) -> Option<(u64, Head)> {
+    fn next(&self) -> Option<(Head, Head)> {
         let mut progress = lock(&self.progress);
         while progress.written == progress.settled {
             if progress.closing {
@@ -157,28 +166,50 @@ impl Shared {
             }
             progress = self.wait(progress);
         }
-        Some((progress.settled.next_seq, progress.written.clone()))
+        Some((progress.settled.clone(), progress.written.clone()))
     }
 
-    /// Makes what is written durable, and answers the leaves of what is there up to `target`.
-    fn sync(&self, from_seq: u64, target: &Head) -> Result<Vec<Hash>, LogError> {
+    /// Makes what is written up to `target` durable.
+    fn sync(&self, target: &Head) -> Result<(), LogError> {
         let synced = self.tables.db.flush_wal(true);
         synced.map_err(|error| damage::fatal("append to the journal", &error))?;
-        let (mut leaves, mut at, mut last) = (Vec::new(), from_seq, None);
+        lock(&self.progress).synced = target.next_seq;
+        self.moved.notify_all();
+        Ok(())
+    }
+
+    /// The leaves of what stands between two heads, once it is the chain from one to the other.
+    fn read_back(&self, from: &Head, target: &Head) -> Result<Vec<Hash>, LogError> {
+        let (mut leaves, mut at, mut last) = (Vec::new(), from.next_seq, from.hash);
         while at < target.next_seq {
             for batch in self.tables.read(at, READ_BYTES, target)? {
+                if batch.header.prev != last {
+                    return Err(self.differs(at));
+                }
                 let checked = batch.entries.leaves();
                 let checked = checked.map_err(|damage| self.tables.damaged(at, &damage))?;
                 leaves.extend_from_slice(checked);
-                (at, last) = (batch.next_seq(), Some(batch.hash()));
+                (at, last) = (batch.next_seq(), batch.hash());
             }
         }
-        if last == Some(target.hash) {
-            return Ok(leaves);
-        }
-        let key = from_seq.to_be_bytes();
+        if last == target.hash { Ok(leaves) } else { Err(self.differs(from.next_seq)) }
+    }
+
+    fn differs(&self, first_seq: u64) -> LogError {
+        let key = first_seq.to_be_bytes();
         let place = Place { family: JOURNAL, key: Some(&key) };
-        Err(place.damaged(&self.tables.db, "it reads back differently from what was appended"))
+        place.damaged(&self.tables.db, "it reads back differently from what was appended")
+    }
+
+    fn wait_until(&self, is_there: impl Fn(&Progress) -> bool) -> Result<(), LogError> {
+        let mut progress = lock(&self.progress);
+        while !is_there(&progress) {
+            if let Some(fault) = &progress.fault {
+                return Err(fault.clone());
+            }
+            progress = self.wait(progress);
+        }
+        Ok(())
     }
 
     fn wait<'a>(&self, progress: MutexGuard<'a, Progress>) -> MutexGuard<'a, Progress> {
@@ -186,13 +217,18 @@ impl Shared {
     }
 }
 
-/// Nobody waits for a thread that has ended.
+/// Nobody waits for a thread that has ended, and nothing is written after it.
 struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        let mut progress = lock(&self.0.progress);
-        progress.fault.get_or_insert(LogError::Unanswered { what: "append" });
-        self.0.moved.notify_all();
+        let Shared { tables, progress, moved } = self.0;
+        let what = "sync the journal".to_owned();
+        let why = "its thread has ended".to_owned();
+        let mut progress = lock(progress);
+        if progress.fault.is_none() && !progress.closing {
+            progress.fault = Some(tables.stop(LogError::Fatal { what, why }));
+        }
+        moved.notify_all();
     }
 }

@@ -57,8 +57,7 @@ impl Tables {
 
     /// One synced write. The first one that fails is the last one that is tried.
     pub(crate) fn write(&self, write: WriteBatch, what: &'static str) -> Result<(), LogError> {
-        let fault = lock(&self.fault).clone();
-        fault.map_or(Ok(()), Err)?;
+        self.sound()?;
         let written = self.db.write_opt(write, &synced());
         written.map_err(|error| self.stop(fatal(what, &error)))
     }
@@ -69,10 +68,14 @@ impl Tables {
         write: WriteBatch,
         what: &'static str,
     ) -> Result<(), LogError> {
-        let fault = lock(&self.fault).clone();
-        fault.map_or(Ok(()), Err)?;
+        self.sound()?;
         let written = self.db.write(write);
         written.map_err(|error| self.stop(fatal(what, &error)))
+    }
+
+    /// Whether every write so far has succeeded.
+    pub(crate) fn sound(&self) -> Result<(), LogError> {
+        lock(&self.fault).clone().map_or(Ok(()), Err)
     }
 
     /// Refuses every later write with `error`, or with what came before it.

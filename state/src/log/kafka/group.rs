@@ -115,6 +115,8 @@ struct Seats {
 struct Given {
     assigned: BTreeSet<u32>,
     held: BTreeSet<u32>,
+    /// Until then this process stays out of the group.
+    away_until: Option<Instant>,
 }
 
 struct Context(Arc<Seats>);
@@ -144,6 +146,10 @@ fn partitions(list: &TopicPartitionList) -> BTreeSet<u32> {
 }
 
 impl Seats {
+    fn is_away(&self) -> bool {
+        lock(&self.given).away_until.is_some_and(|it| Instant::now() < it)
+    }
+
     fn assign(&self, partitions: &BTreeSet<u32>) {
         lock(&self.given).assigned.extend(partitions);
         (self.news)();
@@ -166,6 +172,17 @@ impl Seats {
     }
 }
 
+/// Leaves the group at once, so that the others go on without waiting for the session to end.
+fn leave(consumer: &BaseConsumer<Context>, seats: &Seats) {
+    consumer.unsubscribe();
+    let until = Instant::now() + YIELD_WITHIN;
+    while Instant::now() < until && consumer.assignment().is_ok_and(|it| it.count() > 0) {
+        let _ = consumer.poll(Duration::from_millis(50));
+    }
+    // Who has left must not look as if it were still assigned.
+    lock(&seats.given).assigned.clear();
+}
+
 impl Membership {
     /// Joins the owners' group of `cluster`. `news` is called whenever the assignment changes.
     ///
@@ -185,23 +202,27 @@ impl Membership {
         let failed = |error| cluster.failed("join the owners' group", error);
         let consumer: BaseConsumer<Context> =
             config.create_with_context(Context(seats.clone())).map_err(failed)?;
-        consumer.subscribe(&[&cluster.stream(Stream::Control)]).map_err(failed)?;
+        let topic = cluster.stream(Stream::Control);
+        consumer.subscribe(&[&topic]).map_err(failed)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, left) = (stop.clone(), seats.clone());
+        let (stopped, given) = (stop.clone(), seats.clone());
         let spawned = std::thread::Builder::new().name("group".to_owned()).spawn(move || {
+            let mut is_member = true;
             while !stopped.load(Ordering::SeqCst) {
+                match given.is_away() {
+                    true if is_member => {
+                        leave(&consumer, &given);
+                        is_member = false;
+                    }
+                    // Where it does not succeed, the next round tries again.
+                    false if !is_member => is_member = consumer.subscribe(&[&topic]).is_ok(),
+                    true | false => {}
+                }
                 // Records of a partition that is not paused yet are nobody's business here, and
                 // librdkafka joins again by itself after an error.
                 let _ = consumer.poll(Duration::from_millis(100));
             }
-            // Leaving at once lets the others go on without waiting for the session to end.
-            consumer.unsubscribe();
-            let until = Instant::now() + YIELD_WITHIN;
-            while Instant::now() < until && consumer.assignment().is_ok_and(|it| it.count() > 0) {
-                let _ = consumer.poll(Duration::from_millis(50));
-            }
-            // Who left for good must not look as if it were still assigned.
-            lock(&left.given).assigned.clear();
+            leave(&consumer, &given);
         });
         let thread = spawned.map_err(|error| LogError::Cluster {
             what: "start a thread".to_owned(),
@@ -213,6 +234,11 @@ impl Membership {
     /// Leaves the group, without waiting for it; nothing is assigned to this process any more.
     pub fn leave(&self) {
         self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// Leaves the group and joins it again after `pause`.
+    pub fn leave_for(&self, pause: Duration) {
+        lock(&self.seats.given).away_until = Some(Instant::now() + pause);
     }
 
     /// How the group assigns.
