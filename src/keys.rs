@@ -205,7 +205,8 @@ impl KeyDir {
             Ok(text) => read_key(&path, &text),
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => create_key(&path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
-                "{} does not exist; `healwright up --data {}` creates it on first start",
+                "{} does not exist; `healwright up --data {}` creates it on the first start, and \
+                 only then",
                 path.display(),
                 self.0.parent().unwrap_or(&self.0).display()
             ),

@@ -11,7 +11,7 @@
 mod activator;
 mod layout;
 pub mod parts;
-mod runner;
+pub(crate) mod runner;
 mod shared;
 
 use std::net::SocketAddr;

@@ -74,6 +74,7 @@ fn head(session: &Session, out: Out, reason: &str) -> anyhow::Result<bool> {
         fs::rename(&witnessed, beside(&witnessed, ".overridden"))
             .with_context(|| format!("setting {} aside", witnessed.display()))?;
     }
+    forget_witness(session)?;
     fs::rename(&accepted, &record).with_context(|| format!("writing {}", record.display()))?;
     let place = reference(PARTITION, seq);
     if out.form == Form::Json {
@@ -82,10 +83,25 @@ fn head(session: &Session, out: Out, reason: &str) -> anyhow::Result<bool> {
     }
     out.line(&format!(
         "what the log holds is accepted, as {place} says; the former head record is set aside as \
-         {}, and witnesses will still refuse this history",
+         {}, and so is what the runner on this machine had seen; witnesses elsewhere will still \
+         refuse this history",
         kept.display()
     ));
     Ok(true)
+}
+
+/// The runner of this machine has seen the history that is given up, and would refuse every order
+/// from now on. Who accepts the loss here accepts it for that runner too; the entry says so to
+/// everybody else.
+fn forget_witness(session: &Session) -> anyhow::Result<()> {
+    let dir = session.layout().runner();
+    crate::node::runner::end_former(&dir)?;
+    let head = dir.join("heads").join(PARTITION.to_string());
+    if head.exists() {
+        fs::rename(&head, beside(&head, ".overridden"))
+            .with_context(|| format!("setting {} aside", head.display()))?;
+    }
+    Ok(())
 }
 
 /// Journals that a person accepts this log, with a head record of its own at `accepted`.

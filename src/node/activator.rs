@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use schemas::event::{ConfigActivated, ConfigKind};
 use schemas::signature::{KeyPair, signature_text};
 use schemas::{Actor, ActorKind};
@@ -11,8 +11,9 @@ use topologies::config::Signers;
 use topologies::rules::Rules;
 
 use super::parts::Parts;
+use super::shared::NO_OPERATOR;
 use super::{NodeConfig, OPERATOR};
-use crate::engine::{Handle, Input, bookkeeping};
+use crate::engine::{Handle, Input, bookkeeping, fold};
 
 /// Activates configuration under the operator's signature.
 #[derive(Clone)]
@@ -32,12 +33,28 @@ impl Activator {
     /// # Errors
     /// As [`Activator::activate`].
     pub(super) async fn activate_all(&self, config: &NodeConfig) -> anyhow::Result<()> {
+        self.check_operator().await?;
         let keys = [(OPERATOR.to_owned(), self.operator.public())].into();
         self.activate("signers", &Signers { keys }).await?;
         self.activate("rules", &Rules::current()).await?;
         self.activate("profile", &config.profile).await?;
         for service in &config.services {
             self.activate(&format!("service/{}", service.name), service).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the key is the one that is registered.
+    async fn check_operator(&self) -> anyhow::Result<()> {
+        for part in self.parts.all() {
+            let registered = part.engine.see(|state| fold::signer(state, OPERATOR));
+            let registered = registered.await.context("the engine has stopped")?;
+            let own = self.operator.public();
+            if let Some(registered) = registered.filter(|it| *it != own) {
+                let (own, registered) = (own.id(), registered.id());
+                return Err(anyhow!("keys/operator.key is {own}, and {registered} is registered"))
+                    .context(NO_OPERATOR);
+            }
         }
         Ok(())
     }

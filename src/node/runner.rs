@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use runner::agent;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 use topologies::config::Service;
 
@@ -15,6 +17,8 @@ use super::parts::Parts;
 
 /// A runner may take this long to end.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// Between two looks whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Starts the runners that `services` need; the first partition's is always there.
 pub(super) fn start_all(
@@ -31,14 +35,33 @@ pub(super) fn start_all(
     numbers.into_iter().map(|number| start(&layout.partition(number), deployment)).collect()
 }
 
+/// Ends the runner in `dir` that a node has left behind; what it supervises goes on, and the next
+/// one adopts it. Its program may be an older one, and nobody else would ever end it.
+///
+/// # Errors
+/// It does not end.
+pub(crate) fn end_former(dir: &Path) -> anyhow::Result<()> {
+    let since = Instant::now();
+    while let Some(pid) = agent::identity::holder(dir).and_then(Pid::from_raw) {
+        let signal = if since.elapsed() < STOP_WITHIN { Signal::TERM } else { Signal::KILL };
+        if 2 * STOP_WITHIN < since.elapsed() {
+            bail!("another runner holds {} and does not end: pid {pid:?}", dir.display());
+        }
+        // It may have ended by itself; then there is nothing to stop.
+        let _ = kill_process(pid, signal);
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
+}
+
 /// Ends them all and waits for it.
 pub(super) async fn stop_all(runners: &mut [Child]) {
     for runner in &*runners {
         if let Some(pid) = runner.id().and_then(|id| i32::try_from(id).ok())
-            && let Some(pid) = rustix::process::Pid::from_raw(pid)
+            && let Some(pid) = Pid::from_raw(pid)
         {
             // It may have ended by itself; then there is nothing to stop.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let _ = kill_process(pid, Signal::TERM);
         }
     }
     for runner in runners {
@@ -51,6 +74,7 @@ pub(super) async fn stop_all(runners: &mut [Child]) {
 
 /// The same program as a runner, in a process of its own.
 fn start(layout: &Layout, deployment: &str) -> anyhow::Result<Child> {
+    end_former(&layout.runner())?;
     let program = std::env::current_exe().context("finding this program")?;
     let log = runner_log(&layout.0)?;
     tokio::process::Command::new(program)

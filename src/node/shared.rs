@@ -33,6 +33,10 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(12);
 const ASIDE_FIRST: Duration = Duration::from_secs(30);
 const ASIDE_MAX: Duration = Duration::from_secs(3600);
 
+/// What a lost or exchanged key of the operator means.
+pub(super) const NO_OPERATOR: &str = "without the operator's key nobody here could freeze or \
+     change this system, so it does not start; put the key file back from where it was kept";
+
 /// A node's place in its deployment.
 pub(super) struct Joined {
     /// Who it is.
@@ -49,7 +53,10 @@ pub(super) async fn identities(config: &NodeConfig) -> anyhow::Result<Joined> {
     match &config.log {
         LogChoice::Embedded => {
             let identity = keys.identity()?;
-            let operator = Some(keys.operator()?);
+            // Where a deployment has its operator, a key that is made now would be nobody's.
+            let is_founded = Layout(config.data.clone()).deployment().exists();
+            let operator = if is_founded { keys.existing_operator() } else { keys.operator() };
+            let operator = Some(operator.context(NO_OPERATOR)?);
             Ok(Joined { identity, operator, n_partitions: 1 })
         }
         LogChoice::Kafka(cluster) => {

@@ -45,8 +45,9 @@ pub enum HeadError {
     /// The record knows of entries that the log does not hold.
     #[error(
         "{path} recorded a signed head of {recorded} entries, the journal ends at {log}: the data \
-         directory is an older copy; put the newer one back, or `healwright repair \
-         head` accepts the loss and sets the record aside",
+         directory is an older copy, or a file of its journal was cut or is gone; put the newer one \
+         back, or what an export holds with `healwright repair journal --from BUNDLE`; `healwright \
+         repair head --reason TEXT` accepts what is lost then",
         path = .path.display()
     )]
     AheadOfLog {
@@ -93,7 +94,8 @@ pub enum HeadError {
     /// The file is not what was written.
     #[error(
         "{path} is corrupt ({why}); it is replaced as a whole and never half, so the disk changed \
-         it: check that the journal is the newest copy, then `healwright repair head`",
+         it: check that the journal is the newest copy, then `healwright repair head --reason \
+         TEXT`",
         path = .path.display()
     )]
     Damaged {

@@ -111,7 +111,7 @@ fn election(chain: &Chain, root: &KeyPair) -> Vec<u8> {
     let key = stranger().public();
     let claim = EpochClaim { deployment, partition: chain.head.partition, epoch, key };
     let node_signature = certify_node(root, deployment, &key);
-    let certificate = claim.certify(key, &node_signature, &stranger());
+    let certificate = claim.certify(root.public(), &node_signature, &stranger());
     let (node, endpoint) = ("usurper".to_owned(), "http://127.0.0.1:1".to_owned());
     let elected = OwnerElected { epoch, node, endpoint, epoch_key: key, certificate };
     Event::from(elected).encode().unwrap()

@@ -5,7 +5,7 @@
 //! this runner, whatever it holds.
 
 use std::fs::{File, TryLockError};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use schemas::ids::{hex, unhex};
@@ -14,6 +14,9 @@ use schemas::signature::KeyPair;
 use super::Error;
 use super::policy::Policy;
 use crate::durable::{self, Steps};
+
+/// Its holder supervises what lies in the folder, and its process id stands in it.
+const LOCK: &str = "runner.lock";
 
 /// A runner's key, its deployment, its host and its owner's policy.
 #[derive(Debug)]
@@ -52,11 +55,30 @@ impl Identity {
     }
 }
 
+/// The process that holds the folder of a runner, by its id; nothing when none does.
+pub fn holder(dir: &Path) -> Option<i32> {
+    let mut file = File::open(dir.join(LOCK)).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {}
+        Ok(()) | Err(TryLockError::Error(_)) => return None,
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
 fn lock(dir: &Path) -> Result<File, Error> {
-    let path = dir.join("runner.lock");
-    let file = File::create(&path).map_err(Error::io("open", &path))?;
+    let path = dir.join(LOCK);
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).write(true).open(&path);
+    let mut file = file.map_err(Error::io("open", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            // For whoever must end this process and is not its parent.
+            let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+            written.map_err(Error::io("write", &path))?;
+            Ok(file)
+        }
         Err(TryLockError::WouldBlock) => Err(Error::Locked { dir: dir.display().to_string() }),
         Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
     }
