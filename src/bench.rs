@@ -2,6 +2,7 @@
 //! against, measured in the same run.
 
 mod heal;
+mod idle;
 mod journal;
 mod kafka;
 mod replay;
@@ -33,6 +34,7 @@ pub fn run(session: &Session, out: Out, args: &cli::Bench) -> anyhow::Result<boo
         BenchKind::Journal => journal::run()?,
         BenchKind::Telemetry => telemetry::run()?,
         BenchKind::Replay => replay::run()?,
+        BenchKind::Idle => idle::run()?,
         BenchKind::Heal => heal::run(args.runs, out)?,
         BenchKind::Kafka => match session.choice() {
             LogChoice::Kafka(cluster) => kafka::run(cluster, args)?,
@@ -73,6 +75,23 @@ impl Drop for Folder {
         // What cannot be removed lies in the system's folder for such things.
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Hundredths of a second of CPU time that a process has taken.
+fn cpu_ticks(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    // The name in parentheses may hold anything; fields are counted behind it.
+    let Some((_, fields)) = stat.rsplit_once(") ") else { bail!("{path} has no fields") };
+    Ok(fields.split(' ').skip(11).take(2).filter_map(|it| it.parse::<u64>().ok()).sum())
+}
+
+/// A line of `/proc/PID/status` that tells memory.
+fn memory_mb(path: &str, name: &str) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
+    let line = status.lines().find(|it| it.starts_with(name)).unwrap_or_default();
+    let kib: String = line.chars().filter(char::is_ascii_digit).collect();
+    Ok(kib.parse::<f64>().with_context(|| format!("reading {name} in {path}"))? / 1024.0)
 }
 
 fn identity() -> Identity {

@@ -450,6 +450,8 @@ pub enum BenchKind {
     Journal,
     /// Telemetry through durable append, seal and detection
     Telemetry,
+    /// Memory, CPU time and start of a node with its runner while nothing happens
+    Idle,
     /// Replay with payloads compared
     Replay,
     /// Faults healed for real

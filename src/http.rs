@@ -67,6 +67,7 @@ pub fn router(app: App) -> Router {
         .route("/api/incidents", get(api::incidents))
         .route("/api/v1/incidents/{id}", get(api::incident))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::from_fn(gate::refusals))
         .layer(axum::middleware::from_fn_with_state(app.clone(), gate::host))
         .with_state(app)
 }

@@ -3,8 +3,10 @@
 //!
 //! A sentence says what is known. What is inferred is marked with its confidence.
 
-use schemas::Event;
 use schemas::event::{Health, Signal, TriggerVerdict};
+use schemas::{Event, Ns};
+
+use crate::engine::owner::TICK_ACTIVE;
 
 /// What happened, in one sentence without a full stop.
 pub fn sentence(event: &Event) -> String {
@@ -164,6 +166,11 @@ pub fn span(seconds: f64) -> String {
         s if s < 129_600.0 => format!("{:.1} h", s / 3600.0),
         s => format!("{:.0} d", s / 86_400.0),
     }
+}
+
+/// How long something took between two ticks. What happened within one is not told apart.
+pub fn took(between: Ns) -> String {
+    if between < TICK_ACTIVE { "under 0.25 s".to_owned() } else { span(between.as_s()) }
 }
 
 /// A colour with its mark, so that health is never colour alone.

@@ -60,9 +60,14 @@ const TABLE: &[(&str, How)] = &[
     ("healwright bench journal", Bench(&["bench", "journal"], &["ratio"])),
     ("healwright bench telemetry", Bench(&["bench", "telemetry"], &["samples_per_s"])),
     ("healwright bench replay", Bench(&["bench", "replay"], &["events_per_s_core"])),
+    ("healwright bench idle", Bench(&["bench", "idle"], &["rss_mb", "core", "ready_p50_s"])),
     (
         "healwright bench heal --runs 20",
         Bench(&["bench", "heal", "--runs", "1"], &["bad-release", "hung-process"]),
+    ),
+    (
+        "cargo test --workspace --lib of_200_rollouts -- --nocapture",
+        Elsewhere("a test among those of topologies; this prints its figure"),
     ),
     ("healwright demo --fast", Elsewhere("tests/demo.rs")),
     ("make bench-kafka", Elsewhere("the last test here runs its script with fewer samples")),

@@ -167,6 +167,28 @@ fn a_body_that_is_too_large_or_no_json_is_refused_and_the_node_goes_on() {
 }
 
 #[test]
+fn every_refusal_of_the_api_has_one_form() {
+    let home = Home::new();
+    let node = home.up();
+    let large = vec![b' '; 2 * 1024 * 1024];
+    for (request, body, status, code) in [
+        ("GET /api/v1/nothing HTTP/1.1", &b""[..], 404, "not_found"),
+        ("PUT /api/v1/status HTTP/1.1", b"", 405, "method_not_allowed"),
+        ("GET /api/incidents?limit=many HTTP/1.1", b"", 400, "malformed"),
+        ("POST /api/v1/changes HTTP/1.1", &large, 413, "too_large"),
+    ] {
+        let (answered, text) = asked_with(&node, request, body);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert_eq!(answered, status, "{text}");
+        assert!(head.to_lowercase().contains("application/json"), "{head}");
+        assert!(status != 405 || head.to_lowercase().contains("allow: get"), "{head}");
+        let body: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["error"]["code"], code, "{body}");
+        assert!(!body["error"]["message"].as_str().unwrap().is_empty(), "{body}");
+    }
+}
+
+#[test]
 fn a_crowd_of_live_pages_leaves_the_node_answering() {
     let home = Home::new();
     let node = home.up();

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use schemas::avro;
 use schemas::event::Series;
 use schemas::{Batch, Positions, Stream};
@@ -54,7 +54,7 @@ pub(super) fn run(cluster: &Cluster, args: &cli::Bench) -> anyhow::Result<Measur
     let wall_s = began.elapsed().as_secs_f64();
     let cpu_s = super::telemetry::process_cpu_s() - cpu;
     let broker_cpu_s = brokers.cpu_s()? - brokers_cpu;
-    let peak_rss_mb = peak_rss_mb()?;
+    let peak_rss_mb = super::memory_mb("/proc/self/status", "VmHWM:")?;
     let mut appends: Vec<Duration> = lanes.iter().flat_map(|it| it.appends.clone()).collect();
     let batches = appends.len();
     let state = digest(&mut lanes, args.series);
@@ -253,13 +253,6 @@ fn quantile_ms(all: &mut [Duration], share: f64) -> f64 {
     all.get(at.min(all.len().saturating_sub(1))).map_or(0.0, |it| it.as_secs_f64() * 1e3)
 }
 
-fn peak_rss_mb() -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("reading what is used")?;
-    let line = status.lines().find(|it| it.starts_with("VmHWM:")).unwrap_or_default();
-    let kib: String = line.chars().filter(char::is_ascii_digit).collect();
-    Ok(kib.parse::<f64>().context("reading the peak of memory")? / 1024.0)
-}
-
 /// Other processes whose CPU time counts.
 struct Processes(Vec<u32>);
 
@@ -272,16 +265,8 @@ impl Processes {
 
     /// Seconds; Linux counts in hundredths.
     fn cpu_s(&self) -> anyhow::Result<f64> {
-        let mut ticks = 0u64;
-        for pid in &self.0 {
-            let path = format!("/proc/{pid}/stat");
-            let stat = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-            // The name in parentheses may hold anything; fields are counted behind it.
-            let Some((_, fields)) = stat.rsplit_once(") ") else { bail!("{path} has no fields") };
-            let spent = fields.split(' ').skip(11).take(2);
-            ticks += spent.filter_map(|it| it.parse::<u64>().ok()).sum::<u64>();
-        }
-        Ok(ticks as f64 / 100.0)
+        let ticks = self.0.iter().map(|pid| super::cpu_ticks(*pid));
+        Ok(ticks.sum::<anyhow::Result<u64>>()? as f64 / 100.0)
     }
 }
 

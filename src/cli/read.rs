@@ -184,10 +184,7 @@ fn list_incidents(projection: &Projection, out: Out, status: &str, window: &Wind
         .filter(|it| window.holds(it.incident.detected_at))
         .take(window.limit.unwrap_or(50))
         .map(|it| {
-            let took = it
-                .incident
-                .resolved_at
-                .map(|at| words::span((at - it.incident.detected_at).as_s()));
+            let took = it.incident.resolved_at.map(|at| words::took(at - it.incident.detected_at));
             vec![
                 it.incident.incident_id.clone(),
                 it.incident.status.to_string(),
@@ -216,7 +213,7 @@ fn show_incident(projection: &Projection, out: Out, id: &str) -> anyhow::Result<
     out.line(&format!("status     {} ({})", incident.status, incident.severity));
     out.line(&format!("detected   {}", local_time(incident.detected_at)));
     if let Some(at) = incident.resolved_at {
-        let took = words::span((at - incident.detected_at).as_s());
+        let took = words::took(at - incident.detected_at);
         out.line(&format!("resolved   {}, after {took}", local_time(at)));
     }
     for (heading, kinds) in SECTIONS {

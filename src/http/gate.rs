@@ -11,6 +11,9 @@ use super::App;
 use super::api::problem;
 use crate::node::parts::Part;
 
+/// The router's own refusals are a sentence.
+const SAID_BYTES_MAX: usize = 4096;
+
 /// The rule for writes.
 #[derive(Clone, Debug)]
 pub struct Gate {
@@ -20,6 +23,37 @@ pub struct Gate {
     pub token: Option<String>,
     /// Further host names under which the node may be addressed.
     pub hosts: Vec<String>,
+}
+
+/// Gives what the router refuses by itself (no such path, another method, a query that it cannot
+/// read, a body that is too large) the form that every refusal of the API has.
+pub async fn refusals(uri: Uri, request: Request, next: Next) -> Response {
+    let answer = next.run(request).await;
+    let status = answer.status();
+    let is_json = answer
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|it| it.as_bytes().starts_with(b"application/json"));
+    if is_json || !status.is_client_error() || !uri.path().starts_with("/api/") {
+        return answer;
+    }
+    let code = match status {
+        StatusCode::NOT_FOUND => "not_found",
+        StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",
+        StatusCode::PAYLOAD_TOO_LARGE => "too_large",
+        _ => "malformed",
+    };
+    let (head, body) = answer.into_parts();
+    let said = axum::body::to_bytes(body, SAID_BYTES_MAX).await.unwrap_or_default();
+    let message = match String::from_utf8_lossy(&said).into_owned() {
+        nothing if nothing.is_empty() => format!("{}: {status}", uri.path()),
+        said => said,
+    };
+    let mut told = problem(status, code, message);
+    if let Some(allowed) = head.headers.get(header::ALLOW) {
+        told.headers_mut().insert(header::ALLOW, allowed.clone());
+    }
+    told
 }
 
 /// Refuses a `Host` that is not this node's, so that a rebound DNS name cannot reach it.

@@ -67,7 +67,7 @@ impl Incident<'_> {
         let _ = write!(main, " · {} · detected {}", it.severity, local_time(it.detected_at));
         match it.resolved_at {
             Some(at) => {
-                let _ = write!(main, " · over after {}", words::span(at.since(began).as_s()));
+                let _ = write!(main, " · over after {}", words::took(at.since(began)));
             }
             None => {
                 let lasts = words::span(self.now.since(began).as_s());

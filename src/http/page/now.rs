@@ -275,7 +275,7 @@ fn names(view: &IncidentView, query: &str) -> bool {
 
 fn incident(main: &mut String, view: &IncidentView) {
     let it = &view.incident;
-    let took = it.resolved_at.map(|at| words::span((at - it.detected_at).as_s()));
+    let took = it.resolved_at.map(|at| words::took(at - it.detected_at));
     let id = esc(&it.incident_id);
     let _ = write!(
         main,
