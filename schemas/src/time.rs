@@ -15,14 +15,21 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Ns(pub u64);
 
 impl Ns {
-    /// A span of `ms` milliseconds.
+    /// The last time that can be journaled, 2262-04-11: what an Avro `long` holds.
+    pub const MAX: Ns = Ns(i64::MAX as u64);
+
+    /// A span of `ms` milliseconds; one that is longer than can be journaled is the longest.
     pub const fn from_ms(ms: u64) -> Self {
-        Ns(ms * 1_000_000)
+        Ns::at_most(ms.saturating_mul(1_000_000))
     }
 
-    /// A span of `s` seconds.
+    /// A span of `s` seconds; one that is longer than can be journaled is the longest.
     pub const fn from_s(s: u64) -> Self {
-        Ns(s * 1_000_000_000)
+        Ns::at_most(s.saturating_mul(1_000_000_000))
+    }
+
+    const fn at_most(ns: u64) -> Self {
+        if ns > Ns::MAX.0 { Ns::MAX } else { Ns(ns) }
     }
 
     /// The span from `earlier` to here; zero when `earlier` is later.
@@ -49,7 +56,8 @@ impl Ns {
 impl Add for Ns {
     type Output = Ns;
     fn add(self, other: Ns) -> Ns {
-        Ns(self.0.saturating_add(other.0))
+        // What is said is journaled, so a sum ends where that ends, and is never less than before.
+        Ns::at_most(self.0.saturating_add(other.0)).max(self)
     }
 }
 
@@ -81,9 +89,11 @@ impl std::str::FromStr for Ns {
         let wrong = |why: String| crate::Error::malformed("time", why);
         let timestamp: jiff::Timestamp =
             text.parse().map_err(|error: jiff::Error| wrong(error.to_string()))?;
-        u64::try_from(timestamp.as_nanosecond())
-            .map(Ns)
-            .map_err(|_| wrong(format!("{text} lies before 1970")))
+        match u64::try_from(timestamp.as_nanosecond()) {
+            Ok(ns) if ns <= Ns::MAX.0 => Ok(Ns(ns)),
+            Ok(_) => Err(wrong(format!("{text} lies after {}, the last that is kept", Ns::MAX))),
+            Err(_) => Err(wrong(format!("{text} lies before 1970"))),
+        }
     }
 }
 

@@ -148,7 +148,7 @@ fn reopen(view: &mut View<'_>, service: &str) -> bool {
 
 /// While an incident lasts, what is known of it changes: a second signal, a failed start.
 fn look_again(view: &mut View<'_>, entry: &Folded<'_>, service: &str) {
-    let period = 2 * config::profile(view).probe_period_ms.max(250);
+    let period = config::profile(view).probe_period_ms.max(250).saturating_mul(2);
     view.wake(&format!("look/{service}"), entry.now() + Ns::from_ms(period));
 }
 
@@ -191,7 +191,7 @@ fn is_gathering(view: &View<'_>, entry: &Folded<'_>, case: &Case, found: &RcaHyp
     let could_act =
         found.confidence >= profile.hypothesis_confidence_min || found.failure_class == CRITICAL;
     let probes = u64::from(profile.probe_misses_red) + 3;
-    let gathered = Ns::from_ms(profile.probe_period_ms * probes);
+    let gathered = Ns::from_ms(profile.probe_period_ms.saturating_mul(probes));
     !could_act && case.last.is_none() && entry.now().since(case.opened_at) < gathered
 }
 

@@ -57,10 +57,15 @@ fn times_keep_their_nanoseconds() {
     assert_eq!(time.to_string(), "2026-03-01T12:00:00.000000001Z");
     assert_eq!("2026-03-01T13:00:00.000000001+01:00".parse(), Ok(time));
     assert!("1969-12-31T23:59:59Z".parse::<Ns>().is_err());
+    assert_eq!(Ns::MAX.to_string().parse(), Ok(Ns::MAX));
+    let late = "2300-01-01T00:00:00Z".parse::<Ns>().unwrap_err().to_string();
+    assert!(late.contains("lies after 2262-04-11"), "{late}");
 }
 
 #[test]
 fn spans_never_wrap() {
     assert_eq!(Ns(5) - Ns(7), Ns(0));
     assert_eq!(Ns(u64::MAX) + Ns(1), Ns(u64::MAX));
+    assert_eq!(Ns(1) + Ns::from_ms(u64::MAX), Ns::MAX);
+    assert_eq!(Ns::from_s(u64::MAX), Ns::MAX);
 }

@@ -344,10 +344,12 @@ impl<'a, 'b> Turn<'a, 'b> {
 /// for one has to cover.
 pub fn longest(profile: &Profile) -> Ns {
     let answers = 2 * SLOW_ANSWER_MS + ROUTE_ANSWER_MS * (2 + rings(profile).len() as u64);
-    let shadow = 2 * profile.shadow_timeout_ms;
-    let canaries = 2 * profile.ring_timeout_ms * (rings(profile).len() as u64 - 1);
-    let checks = profile.promotion_check_ms * u64::from(profile.promotion_checks);
-    Ns::from_ms(answers + shadow + canaries + checks) + WAY_BACK
+    let shadow = profile.shadow_timeout_ms.saturating_mul(2);
+    let n_canaries = (rings(profile).len() as u64).saturating_sub(1);
+    let canaries = profile.ring_timeout_ms.saturating_mul(2 * n_canaries);
+    let checks = profile.promotion_check_ms.saturating_mul(u64::from(profile.promotion_checks));
+    let spans = [answers, shadow, canaries, checks];
+    spans.into_iter().map(Ns::from_ms).fold(WAY_BACK, |sum, it| sum + it)
 }
 
 /// When a rollout must turn back that begins at `now` and is permitted until `until`.

@@ -104,7 +104,7 @@ fn heartbeat(health: &ServiceHealth, signal: &SignalHealth, profile: &Profile) -
         colour,
         observed: f64::from(misses),
         threshold: f64::from(if has_ended { DOWNS_RED } else { profile.probe_misses_red }),
-        window_s: (u64::from(misses) * profile.probe_period_ms).div_ceil(1000) as u32,
+        window_s: u64::from(misses).saturating_mul(profile.probe_period_ms).div_ceil(1000) as u32,
         detector: match (is_drifted, has_ended) {
             (true, _) => "drift_lock",
             (false, true) => "process",

@@ -31,7 +31,8 @@ pub(super) fn look(view: &mut View<'_>, entry: &Folded<'_>, run: &Run) -> Vec<Ou
         let why = format!("{} is well: {passes} probes passed, {took} after {what}", run.service);
         return vec![end(view, entry, run, L3Outcome::Promoted, why)];
     }
-    let wait = Ns::from_ms(profile.validation_after_ms + profile.validation_timeout_ms);
+    let wait =
+        Ns::from_ms(profile.validation_after_ms) + Ns::from_ms(profile.validation_timeout_ms);
     if now.since(run.answered_at) >= wait {
         let why = format!("{} is not well, {took} after {what}", run.service);
         return vec![end(view, entry, run, L3Outcome::Rejected, why)];
