@@ -158,9 +158,10 @@ fn step(view: &mut View<'_>, entry: &Folded<'_>) -> Vec<Output> {
     Vec::new()
 }
 
-/// Keeps a body that reads as its type.
+/// Keeps a body that reads as its type and that state can hold; the first rules ask neither.
 fn keep<T: serde::de::DeserializeOwned + Serialize>(view: &mut View<'_>, key: &str, body: &str) {
-    if let Ok(value) = serde_json::from_str::<T>(body) {
+    let value = serde_json::from_str::<T>(body).ok();
+    if let Some(value) = value.filter(|it| schemas::avro::to_bytes(it).is_ok()) {
         view.save(key, &value);
     }
 }

@@ -1,8 +1,10 @@
 //! Whether a configuration takes effect where it is folded. The edge asks the same before it
 //! takes one, but an inbox may have other writers than our edge.
 
+use schemas::avro;
 use schemas::event::{CONFIG_DOMAIN, ConfigActivated};
 use schemas::signature::signature_from_text;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Host, PROCESSOR, Service, Signers, VOUCH, Vouch, signers};
@@ -92,8 +94,12 @@ fn reads(view: &View<'_>, name: &str, body: &str) -> Result<(), String> {
     }
 }
 
-fn reads_as<T: DeserializeOwned>(body: &str) -> Result<T, String> {
-    serde_json::from_str(body).map_err(|error| format!("its body does not read: {error}"))
+fn reads_as<T: DeserializeOwned + Serialize>(body: &str) -> Result<T, String> {
+    let value: T =
+        serde_json::from_str(body).map_err(|error| format!("its body does not read: {error}"))?;
+    // JSON has larger numbers than state can hold.
+    avro::to_bytes(&value).map_err(|error| format!("its body cannot be kept: {error}"))?;
+    Ok(value)
 }
 
 fn rises(view: &View<'_>, version: u32) -> Result<(), String> {

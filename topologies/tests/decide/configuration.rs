@@ -8,7 +8,7 @@ use schemas::signature::KeyPair;
 use schemas::{Kind, Ns};
 use topologies::config::{self, Host, Service, Signers};
 use topologies::profile::Profile;
-use topologies::{triggers, trust};
+use topologies::{rules, triggers, trust};
 
 use crate::world::{HOST, OPERATOR, World, release};
 
@@ -185,4 +185,23 @@ fn what_a_signer_activates_takes_effect() {
     assert_eq!(config::service(&view, "api").unwrap().attempts_max, 7);
     assert_eq!(triggers::budget(&view, Ns(0), "api").max, 7);
     assert_ne!(release("api", "1").digest, release("api", "2").digest);
+}
+
+#[test]
+fn a_number_that_no_state_can_hold_changes_nothing_and_stops_nothing() {
+    for version in [rules::FIRST, rules::CURRENT] {
+        let mut world = World::under_rules(Profile::local(), version);
+        world.service("api");
+        let before = standing(&mut world);
+        let (host, longest) = (HOST.to_owned(), u64::MAX);
+        let name = "api".to_owned();
+        let service = Service { name, host, attempts_window_ms: longest, ..Service::default() };
+        world.activate("service/api", &service);
+        world.activate("profile", &Profile { debounce_ms: longest, ..Profile::local() });
+        assert_eq!(standing(&mut world), before);
+        if version == rules::CURRENT {
+            let note = world.note();
+            assert!(note.contains("its body cannot be kept: 18446744073709551615"), "{note}");
+        }
+    }
 }

@@ -421,3 +421,31 @@ fn what_the_mode_held_back_is_looked_at_again_after_the_unfreeze() {
     assert_eq!(world.open(), 1, "api is still red, db is well");
     assert_eq!(world.request().binding.unwrap().mode_epoch, 3);
 }
+
+#[test]
+fn no_configured_span_is_too_long_for_the_fold() {
+    // More than that is not kept; see configuration.rs.
+    let longest = i64::MAX as u64;
+    let mut world = World::under(Profile {
+        probe_period_ms: longest,
+        validation_after_ms: longest,
+        validation_timeout_ms: longest,
+        attempts_window_ms: longest,
+        debounce_ms: longest,
+        run_cap_ms: longest,
+        shadow_timeout_ms: longest,
+        ring_timeout_ms: longest,
+        promotion_check_ms: longest,
+        ..Profile::local()
+    });
+    world.service("api");
+    let attempts_window_ms = longest;
+    world.configured(Service { name: "api".to_owned(), attempts_window_ms, ..Service::default() });
+    world.hang("api");
+    let evaluation = world.evaluation();
+    assert_eq!(evaluation.verdict, TriggerVerdict::Fired);
+    assert_eq!(evaluation.debounce_until, Some(Ns::MAX));
+    for record in world.bench.records() {
+        record.event.encode().unwrap();
+    }
+}
