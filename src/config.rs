@@ -1,7 +1,9 @@
 //! The configuration file: read once, checked whole before anything happens, then journaled as
 //! `config.activated` events. Folds never see this file.
 
+pub(crate) mod check;
 pub mod kafka;
+mod place;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,8 +14,7 @@ use serde::{Deserialize, Serialize};
 use topologies::config::Service;
 use topologies::profile::Profile;
 
-use crate::checkpoints::depot::check_url;
-use crate::client;
+pub use check::{SPAN_MAX_MS, SPAN_MAX_TEXT};
 
 /// A configuration file. Every key is optional.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -105,9 +106,13 @@ impl Config {
     /// # Errors
     /// Line, column, rule and the near name for everything that is wrong with it.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
+        let bytes = std::fs::read(path)
             .with_context(|| format!("reading the configuration {}", path.display()))?;
-        Config::parse(&path.display().to_string(), &text)
+        let name = path.display().to_string();
+        match String::from_utf8(bytes) {
+            Ok(text) => Config::parse(&name, &text),
+            Err(error) => bail!("{}", place::not_text(&name, &error)),
+        }
     }
 
     /// Checks the text of a file called `name`.
@@ -117,10 +122,12 @@ impl Config {
     pub fn parse(name: &str, text: &str) -> anyhow::Result<Self> {
         let config: Config = match toml::from_str(text) {
             Ok(config) => config,
-            Err(error) => bail!("{}", explain(name, text, &error)),
+            Err(error) => bail!("{}", place::explain(name, text, &error)),
         };
-        config.check().with_context(|| format!("checking {name}"))?;
-        Ok(config)
+        match check::whole(&config) {
+            Ok(()) => Ok(config),
+            Err(wrong) => bail!("{}", place::point(name, text, &wrong)),
+        }
     }
 
     /// The profile with the file's own numbers in it.
@@ -136,6 +143,10 @@ impl Config {
                 bail!("`numbers.{key}` is no number of a profile{}", did_you_mean(near));
             }
             table.insert(key.clone(), value.clone());
+            // One by one, so that the wrong one can be named.
+            if let Err(error) = table.clone().try_into::<Profile>() {
+                bail!("`numbers.{key}`: {}", error.message().trim());
+            }
         }
         let merged: Profile = table.try_into().context("reading `numbers`")?;
         // TOML has no word for nothing: what is left out would be read as `production` has it.
@@ -151,7 +162,7 @@ impl Config {
         match self.profile.as_deref().unwrap_or("local") {
             "local" => Ok(Profile::local()),
             "production" => Ok(Profile::production()),
-            other => bail!("profile {other:?} is none of local, production"),
+            other => bail!("`profile` {other:?} is none of local, production"),
         }
     }
 
@@ -161,148 +172,6 @@ impl Config {
         schema.insert("title".to_owned(), "Healwright configuration file".into());
         schema.to_value()
     }
-
-    fn check(&self) -> anyhow::Result<()> {
-        let profile = self.profile()?;
-        check_profile(&profile, &self.shipped()?)?;
-        self.kafka.check()?;
-        for service in &self.service {
-            check_service(service)?;
-        }
-        let listen = self.http.listen;
-        if listen.is_some_and(|it| !it.ip().is_loopback()) && self.http.token_file.is_none() {
-            bail!(
-                "`http.listen` can be reached from elsewhere, so `http.token_file` is required: \
-                 a file with one line, readable by you alone"
-            );
-        }
-        self.check_checkpoints()?;
-        self.escalation.check()?;
-        self.schema_registry.check()
-    }
-}
-
-impl Escalation {
-    fn check(&self) -> anyhow::Result<()> {
-        if let Some(why) = self.webhook.as_deref().and_then(client::refused) {
-            // Its path may be a secret, so it is not shown.
-            bail!("`escalation.webhook` {why}; use a command for others");
-        }
-        if self.ca_file.is_some() && self.webhook.is_none() {
-            bail!("`escalation.ca_file` is given and `escalation.webhook` is not");
-        }
-        Ok(())
-    }
-}
-
-impl SchemaRegistry {
-    /// Refuses an address that cannot be asked, and half of a login.
-    ///
-    /// # Errors
-    /// What is expected instead.
-    pub fn check(&self) -> anyhow::Result<()> {
-        if self.username.is_some() != self.password_file.is_some() {
-            bail!("`schema_registry.username` and `schema_registry.password_file` go together");
-        }
-        let Some(url) = &self.url else {
-            for (key, is_given) in
-                [("username", self.username.is_some()), ("ca_file", self.ca_file.is_some())]
-            {
-                if is_given {
-                    bail!("`schema_registry.{key}` is given and `schema_registry.url` is not");
-                }
-            }
-            return Ok(());
-        };
-        if url.split('/').nth(2).unwrap_or_default().contains('@') {
-            bail!(
-                "`schema_registry.url` holds a login; use `schema_registry.username` and \
-                 `schema_registry.password_file`"
-            );
-        }
-        if client::refused(url).is_some() || url.contains(['?', '#']) {
-            bail!("`schema_registry.url` {url:?} is no http://HOST:PORT[/PATH], nor with https");
-        }
-        Ok(())
-    }
-}
-
-impl Config {
-    fn check_checkpoints(&self) -> anyhow::Result<()> {
-        let Checkpoints { url, every_s } = &self.checkpoints;
-        if let Some(url) = url {
-            check_url(url)?;
-        } else if every_s.is_some() {
-            bail!("`checkpoints.every_s` without `checkpoints.url`: there is no place to put them");
-        }
-        if *every_s == Some(0) {
-            bail!("`checkpoints.every_s` is 0; give the seconds between two checkpoints");
-        }
-        Ok(())
-    }
-}
-
-/// Refuses brakes that can never trip, and shares that are none.
-///
-/// The shipped numbers are the specification's: under `production` the debounce of a trigger is
-/// the brake of a single fault, and the attempts are that of a service with several.
-fn check_profile(profile: &Profile, shipped: &Profile) -> anyhow::Result<()> {
-    let brake = |it: &Profile| (it.debounce_ms, it.attempts_max, it.attempts_window_ms);
-    let burst = profile.debounce_ms.saturating_mul(u64::from(profile.attempts_max));
-    if profile.attempts_window_ms <= burst && brake(profile) != brake(shipped) {
-        bail!(
-            "this brake can never trip: {} attempts, {} ms apart, take longer than its window of \
-             {} ms; raise `attempts_window_ms` above {burst} or lower `attempts_max`",
-            profile.attempts_max,
-            profile.debounce_ms,
-            profile.attempts_window_ms
-        );
-    }
-    if profile.attempts_max == 0 {
-        bail!("`attempts_max` is 0, so nothing would ever be repaired; use `auto_apply = false`");
-    }
-    let rings = &profile.rings;
-    let rising = rings.windows(2).all(|pair| pair[0] < pair[1]);
-    if rings.is_empty() || !rising || rings.last() != Some(&100) {
-        bail!("`rings` must rise and end at 100, as in [5, 25, 50, 100]");
-    }
-    Ok(())
-}
-
-fn check_service(service: &Service) -> anyhow::Result<()> {
-    let name = &service.name;
-    if let Err(error) = schemas::canonical::identifier(name) {
-        bail!("service name {name:?}: {error}");
-    }
-    if let Err(why) = runner::supervisor::check_name(name) {
-        bail!("service {name:?}: {why}");
-    }
-    if service.command.is_empty() {
-        bail!("service {name}: `command` is empty; give the program and its words as a list");
-    }
-    if service.probe_url.is_empty() && service.environment.is_none() {
-        bail!("service {name}: without `probe_url` nothing can tell whether it is well");
-    }
-    Ok(())
-}
-
-/// A TOML error with file, line, column and the near name.
-fn explain(name: &str, text: &str, error: &toml::de::Error) -> String {
-    let at = error.span().map_or(0, |span| span.start);
-    let before = &text[..at.min(text.len())];
-    let line = before.matches('\n').count() + 1;
-    let column = before.chars().rev().take_while(|it| *it != '\n').count() + 1;
-    let message = error.message();
-    let near = unknown_field(message);
-    format!("{name}:{line}:{column}: {message}{}", did_you_mean(near.as_deref()))
-}
-
-/// From serde's "unknown field `x`, expected one of `a`, `b`", the expected name nearest to x.
-fn unknown_field(message: &str) -> Option<String> {
-    let rest = message.strip_prefix("unknown field `")?;
-    let (given, expected) = rest.split_once('`')?;
-    let names = expected.split('`').skip(1).step_by(2);
-    nearest(given, names).map(str::to_owned)
 }
 
 fn did_you_mean(near: Option<&str>) -> String {
@@ -338,13 +207,29 @@ pub fn budget(text: &str) -> anyhow::Result<(u32, u64)> {
     let wrong = || anyhow::anyhow!("budget {text:?} is not N/TIME, as in 3/10m");
     let (attempts, window) = text.split_once('/').ok_or_else(wrong)?;
     let attempts: u32 = attempts.parse().ok().filter(|n| *n > 0).ok_or_else(wrong)?;
-    Ok((attempts, duration_ms(window).ok_or_else(wrong)?))
+    match duration_ms(window) {
+        Some(0) => bail!("budget {text:?} has a window of 0, in which nothing can be counted"),
+        Some(ms) if ms <= SPAN_MAX_MS => Ok((attempts, ms)),
+        None if !is_duration(window) => Err(wrong()),
+        // What is longer than a number can say is too long as well.
+        _ => bail!("budget {text:?} has a window of more than {SPAN_MAX_TEXT}, the longest one"),
+    }
 }
 
 /// Parses `90s`, `10m`, `2h`, `1d` into milliseconds.
 pub fn duration_ms(text: &str) -> Option<u64> {
+    let (digits, unit) = unit_of(text)?;
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// Whether it reads as a span, however long.
+fn is_duration(text: &str) -> bool {
+    unit_of(text).is_some_and(|(it, _)| !it.is_empty() && it.chars().all(|n| n.is_ascii_digit()))
+}
+
+/// The digits of a span and the milliseconds of its unit.
+fn unit_of(text: &str) -> Option<(&str, u64)> {
     let digits = text.trim_end_matches(|it: char| it.is_ascii_alphabetic());
-    let n: u64 = digits.parse().ok()?;
     let unit = match &text[digits.len()..] {
         "ms" => 1,
         "s" => 1_000,
@@ -353,7 +238,7 @@ pub fn duration_ms(text: &str) -> Option<u64> {
         "d" => 86_400_000,
         _ => return None,
     };
-    n.checked_mul(unit)
+    Some((digits, unit))
 }
 
 /// Splits a command into words: blanks separate, quotes keep together, a backslash keeps the
@@ -403,13 +288,6 @@ mod tests {
     }
 
     #[test]
-    fn a_brake_that_can_never_trip_is_refused() {
-        let text = "[numbers]\nattempts_window_ms = 10000\ndebounce_ms = 5000\nattempts_max = 3\n";
-        let error = format!("{:#}", Config::parse("hw.toml", text).unwrap_err());
-        assert!(error.contains("this brake can never trip"), "{error}");
-    }
-
-    #[test]
     fn every_profile_is_in_force_as_it_ships() {
         for (name, shipped) in [("local", Profile::local()), ("production", Profile::production())]
         {
@@ -419,66 +297,6 @@ mod tests {
         let text = "profile = \"local\"\n[numbers]\nwindow_hours = [8, 20]\n";
         let own = Config::parse("hw.toml", text).unwrap().profile().unwrap();
         assert_eq!(own, Profile { window_hours: Some((8, 20)), ..Profile::local() });
-    }
-
-    #[test]
-    fn a_service_may_have_a_scope_and_none_that_an_operation_begins_with() {
-        let lines = "command = [\"x\"]\nprobe_url = \"http://127.0.0.1:1/\"\n";
-        for (name, good) in [
-            ("prod-eu/shop/web", true),
-            ("environment/web", true),
-            ("env/web", false),
-            ("a//b", false),
-            ("../etc", false),
-        ] {
-            let text = format!("[[service]]\nname = {name:?}\n{lines}");
-            assert_eq!(Config::parse("hw.toml", &text).is_ok(), good, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_listener_beyond_loopback_needs_a_token() {
-        let text = "[http]\nlisten = \"0.0.0.0:80\"\n";
-        let error = format!("{:#}", Config::parse("hw.toml", text).unwrap_err());
-        assert!(error.contains("token_file"), "{error}");
-    }
-
-    #[test]
-    fn a_schema_registry_is_an_address_without_a_login_in_it() {
-        let check = |lines: &str| {
-            Config::parse("hw.toml", &format!("[schema_registry]\n{lines}\n"))
-                .map_or_else(|error| format!("{error:#}"), |_| "good".to_owned())
-        };
-        assert_eq!(check("url = \"http://registry:8081/apis/ccompat/v7\""), "good");
-        assert_eq!(check("url = \"https://registry\"\nca_file = \"ca.pem\""), "good");
-        let login = "username = \"hw\"\npassword_file = \"p\"";
-        assert_eq!(check(&format!("url = \"http://registry:8081\"\n{login}")), "good");
-        for (lines, why) in [
-            ("url = \"registry:8081\"", "is no http://HOST:PORT"),
-            ("url = \"http://\"", "is no http://HOST:PORT"),
-            ("url = \"http://registry/?a=b\"", "is no http://HOST:PORT"),
-            ("url = \"http://me:secret@registry\"", "holds a login"),
-            ("url = \"http://registry\"\nusername = \"hw\"", "go together"),
-            (login, "`schema_registry.url` is not"),
-        ] {
-            let said = check(lines);
-            assert!(said.contains(why), "{lines}: {said}");
-            assert!(!said.contains("secret"), "{said}");
-        }
-    }
-
-    #[test]
-    fn checkpoints_need_a_place_of_a_known_form() {
-        for (text, why) in [
-            ("url = \"ftp://a/b\"", "none of file:///DIR"),
-            ("every_s = 5", "no place to put them"),
-            ("url = \"s3://a/b\"\nevery_s = 0", "every_s` is 0"),
-        ] {
-            let error = Config::parse("hw.toml", &format!("[checkpoints]\n{text}\n"));
-            let error = format!("{:#}", error.unwrap_err());
-            assert!(error.contains(why), "{error}");
-        }
-        Config::parse("hw.toml", "[checkpoints]\nurl = \"s3://a/b\"\n").unwrap();
     }
 
     #[test]
@@ -494,6 +312,17 @@ mod tests {
     #[test]
     fn a_budget_is_attempts_in_a_window() {
         assert_eq!(budget("3/10m").unwrap(), (3, 600_000));
-        assert!(budget("0/10m").is_err() && budget("3").is_err() && budget("3/x").is_err());
+        for (text, why) in [
+            ("0/10m", "is not N/TIME"),
+            ("3", "is not N/TIME"),
+            ("3/x", "is not N/TIME"),
+            ("3/0m", "has a window of 0"),
+            ("3/99999999999h", "more than 365d"),
+            ("3/99999999999999999999s", "more than 365d"),
+        ] {
+            let said = budget(text).unwrap_err().to_string();
+            assert!(said.contains(why), "{text}: {said}");
+        }
+        assert_eq!(budget("3/365d").unwrap(), (3, SPAN_MAX_MS));
     }
 }
