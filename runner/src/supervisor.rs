@@ -13,6 +13,7 @@
 //! and process of a slot), `<slot>.log`, `work/`. Trusted as far as the folder is the runner's
 //! own; losing it orphans processes and costs a restart.
 
+mod kept;
 mod probe;
 mod prober;
 mod process;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 use schemas::Ns;
 use serde::{Deserialize, Serialize};
 
+pub use kept::Kept;
 pub use probe::{Seen, Target};
 pub(crate) use prober::{Role, Standing, watch};
 pub use process::Identity;
@@ -139,7 +141,10 @@ impl Service {
         let service = Service {
             dir: dir.to_owned(),
             spec: RwLock::new(spec),
-            slots: [read_slot(dir, Slot::Green)?, read_slot(dir, Slot::Blue)?],
+            slots: [
+                Mutex::new(read_slot(dir, Slot::Green)?),
+                Mutex::new(read_slot(dir, Slot::Blue)?),
+            ],
             n_restarts: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             operation: Mutex::new(()),
@@ -434,8 +439,8 @@ pub(crate) fn now() -> Ns {
     Ns(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
-fn read_slot(dir: &Path, slot: Slot) -> Result<Mutex<SlotRecord>, Error> {
-    Ok(Mutex::new(durable::read_json(&slot_path(dir, slot))?.unwrap_or_default()))
+fn read_slot(dir: &Path, slot: Slot) -> Result<SlotRecord, Error> {
+    Ok(durable::read_json(&slot_path(dir, slot))?.unwrap_or_default())
 }
 
 fn slot_path(dir: &Path, slot: Slot) -> PathBuf {

@@ -67,7 +67,8 @@ pub fn holder(dir: &Path) -> Option<i32> {
     text.trim().parse().ok()
 }
 
-fn lock(dir: &Path) -> Result<File, Error> {
+/// Held by whoever supervises what lies in the folder.
+pub(super) fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join(LOCK);
     let mut options = File::options();
     let file = options.create(true).truncate(false).write(true).open(&path);

@@ -3,12 +3,13 @@
 //! It is the whole life of the process `healwright runner`. Services and proxy outlive it, and
 //! the next one adopts them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use schemas::signature::PublicKey;
 
+use super::identity::lock;
 use super::session::{Machine, run};
 use super::telemetry::Collector;
 use super::{Error, Identity};
@@ -17,7 +18,7 @@ use crate::host::Host;
 use crate::linux::{LinuxConfig, LinuxHost};
 use crate::proxy::{Keeper, Router};
 use crate::sandbox::Inner;
-use crate::supervisor::ServiceSpec;
+use crate::supervisor::{Kept, ServiceSpec};
 
 /// How the runner of this machine is started.
 #[derive(Clone, Debug)]
@@ -53,6 +54,17 @@ pub fn run_here(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), Error> {
     let host = LinuxHost::open(linux, Arc::clone(&router), collector.sink())?;
     let machine: Arc<dyn Machine> = Arc::new(Here { host, router });
     run(identity, &config.socket, &machine, &collector, stop)
+}
+
+/// Ends what runs of a service that is about to be defined anew, so that the new definition is
+/// started as the first one was.
+///
+/// # Errors
+/// A runner is there, a process that cannot be ended, or a record that cannot be read.
+pub fn forget(dir: &Path, name: &str) -> Result<(), Error> {
+    let _lock = lock(dir)?;
+    let Some(kept) = Kept::read(dir, name)? else { return Ok(()) };
+    Ok(kept.forget()?)
 }
 
 struct Here {
