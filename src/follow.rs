@@ -34,8 +34,23 @@ impl Follower {
     /// # Errors
     /// The log cannot be read.
     pub async fn from_before_election(engine: &Handle, span: Ns) -> Result<Self, LogError> {
+        Follower::found(engine, move |log, end| before_election(log, end, span)).await
+    }
+
+    /// Follows from the newest election on: what was written since this engine took office.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub async fn from_election(engine: &Handle) -> Result<Self, LogError> {
+        Follower::found(engine, election).await
+    }
+
+    async fn found(
+        engine: &Handle,
+        search: impl FnOnce(&dyn Log, u64) -> Result<u64, LogError> + Send + 'static,
+    ) -> Result<Self, LogError> {
         let (log, end) = (engine.log(), engine.follow().borrow().next_seq);
-        let found = tokio::task::spawn_blocking(move || before_election(&*log, end, span)).await;
+        let found = tokio::task::spawn_blocking(move || search(&*log, end)).await;
         // A search that panicked or was cut short has found the end, and the log says why.
         let next_seq = found.unwrap_or(Ok(end))?;
         Ok(Follower { next_seq, ..Follower::from_zero(engine) })
@@ -76,14 +91,18 @@ impl Follower {
 /// The first entry before `end` that was written within `span` before the newest election. While
 /// nobody was in office nothing was written, so the time without an owner does not count.
 fn before_election(log: &dyn Log, end: u64, span: Ns) -> Result<u64, LogError> {
-    let last = end.checked_sub(1).map_or(Ok(None), |seq| batch_of(log, seq))?;
-    let Some(epoch) = last.map(|it| it.header.epoch) else { return Ok(end) };
-    let elected =
-        first_where(end, |seq| Ok(batch_of(log, seq)?.is_some_and(|it| it.header.epoch == epoch)))?;
+    let elected = election(log, end)?;
     let before = elected.checked_sub(1).map_or(Ok(None), |seq| batch_of(log, seq))?;
     let Some(before) = before else { return Ok(elected) };
     let from = before.header.wall - span;
     first_where(elected, |seq| Ok(batch_of(log, seq)?.is_some_and(|it| from <= it.header.wall)))
+}
+
+/// The first entry before `end` that was written under the newest election; `end` where none is.
+fn election(log: &dyn Log, end: u64) -> Result<u64, LogError> {
+    let last = end.checked_sub(1).map_or(Ok(None), |seq| batch_of(log, seq))?;
+    let Some(epoch) = last.map(|it| it.header.epoch) else { return Ok(end) };
+    first_where(end, |seq| Ok(batch_of(log, seq)?.is_some_and(|it| it.header.epoch == epoch)))
 }
 
 /// The batch that holds `seq`; `None` where it is no longer kept.

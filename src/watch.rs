@@ -1,47 +1,31 @@
 //! `healwright watch`: heals one service of the user's own.
 
-use std::collections::BTreeMap;
+mod asked;
+mod doubt;
+
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
+use runner::agent::local;
+use runner::supervisor::Kept;
 use schemas::{Entry, Kind, Ns};
 use topologies::config::Service;
 use topologies::profile::Profile;
 
 use crate::cli::{self, Form};
-use crate::config::{budget, words as split};
 use crate::engine::Handle;
 use crate::follow::Follower;
-use crate::node::{LogChoice, Node, NodeConfig};
+use crate::node::{Layout, LogChoice, Node, NodeConfig};
 use crate::out::Out;
 use crate::session::Session;
-use crate::{keys, up, words};
+use crate::{up, words};
 
 /// Starts the service, watches it, and heals it until it is told to stop.
 ///
 /// # Errors
 /// A command or budget that is none, or whatever keeps the node from starting.
 pub fn run(session: &Session, out: Out, args: &cli::Watch) -> anyhow::Result<bool> {
-    let command = split(&args.start)?;
-    let (attempts_max, attempts_window_ms) = budget(&args.budget)?;
-    if !args.http.starts_with("http://") {
-        bail!("--http {:?} is no http:// URL of the service", args.http);
-    }
-    let service = Service {
-        name: args.name.clone().unwrap_or_else(|| name_of(&command[0])),
-        host: keys::host_name(),
-        command,
-        probe_url: args.http.clone(),
-        attempts_max,
-        attempts_window_ms,
-        propose_only: args.propose_only,
-        cwd: std::env::current_dir().context("asking for this folder")?.display().to_string(),
-        variables: path_variable(),
-        ..Service::default()
-    };
-    schemas::canonical::identifier(&service.name).with_context(|| {
-        format!("naming the service {:?}; choose one with --name", service.name)
-    })?;
+    let service = asked::service(args)?;
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = NodeConfig {
         log: LogChoice::Embedded,
@@ -63,6 +47,8 @@ pub fn run(session: &Session, out: Out, args: &cli::Watch) -> anyhow::Result<boo
     }
     up::start_logs();
     let metrics = up::metrics()?;
+    make_way(session, out, &service)?;
+    let layout = session.layout();
     up::runtime()?.block_on(async {
         let node = Node::start(config, metrics).await?;
         let address = node.address;
@@ -71,31 +57,65 @@ pub fn run(session: &Session, out: Out, args: &cli::Watch) -> anyhow::Result<boo
             out.remark("repairs are proposed and wait for `healwright approve`");
         }
         let story = tokio::spawn(tell(node.engine().clone(), out));
+        let doubt = tokio::spawn(doubt::tell(layout.clone(), service.clone(), out));
         up::wait_for_stop().await?;
         story.abort();
-        out.remark(&format!("stopped watching; {} goes on running", service.name));
+        doubt.abort();
         node.stop().await;
+        out.remark(&format!("stopped watching; {}", standing(&layout, &service.name)));
         Ok(true)
     })
 }
 
-/// The command's last path part, as far as it is a name.
-fn name_of(command: &str) -> String {
-    let last = command.rsplit('/').next().unwrap_or(command);
-    let allowed = |it: &char| it.is_ascii_alphanumeric() || "._-".contains(*it);
-    let name: String = last.chars().filter(allowed).collect();
-    let name = name.trim_start_matches(['.', '-', '_']).to_owned();
-    if name.is_empty() { "service".to_owned() } else { name }
+/// Ends what an earlier `watch` started under this name, where that was started in another way:
+/// a runner leaves a process that runs as it is, whatever is defined anew.
+fn make_way(session: &Session, out: Out, service: &Service) -> anyhow::Result<()> {
+    let runner = session.layout().runner();
+    let kept = Kept::read(&runner, &service.name).context("reading what an earlier watch left")?;
+    let Some(kept) = kept else { return Ok(()) };
+    let was = kept.spec();
+    let is_same = was.command == service.command && was.cwd == service.cwd;
+    // Releases and routes are not a command's to end; a running node refuses this one anyway.
+    let is_ours = !was.is_proxied() && was.release.is_none() && was.environment.is_none();
+    if is_same || !is_ours || session.running().is_some() {
+        return Ok(());
+    }
+    let (name, old) = (&service.name, was.command.join(" "));
+    let started = match kept.process() {
+        Some(it) => format!("its process {} is ended, and the new command started", it.pid),
+        None => "the new command is started".to_owned(),
+    };
+    local::forget(&runner, name).with_context(|| format!("ending {name}, started as `{old}`"))?;
+    out.remark(&format!("{name} was `{old}` in {}; {started}", was.cwd));
+    Ok(())
 }
 
-/// The user's PATH, so that the command is found as it is in the user's shell.
-fn path_variable() -> BTreeMap<String, String> {
-    std::env::var("PATH").map(|path| ("PATH".to_owned(), path)).into_iter().collect()
+/// What is true of the service once nobody watches it.
+fn standing(layout: &Layout, name: &str) -> String {
+    let kept = match Kept::read(&layout.runner(), name) {
+        Ok(kept) => kept.filter(Kept::was_started),
+        Err(error) => return format!("whether {name} runs is not known: {error}"),
+    };
+    let Some(kept) = kept else { return format!("{name} was never started") };
+    match kept.process() {
+        Some(it) => format!("{name} goes on running (pid {})", it.pid),
+        None => {
+            format!("{name} does not run; what it wrote is in {}", kept.log().display())
+        }
+    }
 }
 
 /// Tells the story as it happens: one line for what a person wants to know.
 async fn tell(engine: Handle, out: Out) {
-    let mut follower = Follower::from_zero(&engine);
+    // What was there before is told by `healwright incident list`.
+    let follower = Follower::from_election(&engine).await;
+    let mut follower = match follower {
+        Ok(follower) => follower,
+        Err(error) => {
+            tracing::error!(%error, "the journal cannot be followed");
+            return;
+        }
+    };
     while let Some(batches) = follower.next().await {
         batches.iter().flat_map(|it| &it.entries).for_each(|entry| show(out, entry));
     }

@@ -42,6 +42,8 @@ fn the_search_finds_what_was_written_within_a_span_before_the_newest_election() 
     assert_eq!(before_election(&*log, first, Ns::from_s(10)).unwrap(), 0, "the first election");
     // The day without an owner is no time of the journal.
     let second = office(&log, &[86_400, 86_410]);
+    assert_eq!(election(&*log, first).unwrap(), 0);
+    assert_eq!(election(&*log, second).unwrap(), first, "an election begins a story");
     let found = before_election(&*log, second, Ns::from_s(15)).unwrap();
     let walls: Vec<u64> = log.read(found, usize::MAX).unwrap()[..2]
         .iter()
