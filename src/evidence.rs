@@ -37,6 +37,7 @@ const PENDING_MAX: usize = 1 << 19;
 /// # Errors
 /// No journal, no signed head yet, or a directory that exists already.
 pub fn export(session: &Session, out: Out, to: &Path) -> anyhow::Result<bool> {
+    apart(session.data(), to)?;
     let files = match session.choice() {
         LogChoice::Embedded => files_of(session.data(), session.log()?)?,
         LogChoice::Kafka(_) => bundle_of(session.shown_head()?, None, session.log()?)?,
@@ -73,6 +74,22 @@ pub fn export(session: &Session, out: Out, to: &Path) -> anyhow::Result<bool> {
         out.line(&format!("check it anywhere: healwright verify {}", to.display()));
     }
     Ok(true)
+}
+
+/// Refuses a bundle inside the data directory: what holds it could be lost or changed with it.
+fn apart(data: &Path, to: &Path) -> anyhow::Result<()> {
+    let wanted = std::path::absolute(to).with_context(|| format!("reading {}", to.display()))?;
+    let there = wanted.ancestors().find_map(|it| it.canonicalize().ok());
+    let inside = there.zip(data.canonicalize().ok()).is_some_and(|(it, of)| it.starts_with(of));
+    if inside {
+        bail!(
+            "{} lies inside the data directory {}; name a place outside of it, so that the \
+             bundle outlives what it vouches for",
+            to.display(),
+            data.display()
+        );
+    }
+    Ok(())
 }
 
 /// The files of an export of `data`.

@@ -37,6 +37,7 @@ pub mod words;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory as _, Parser as _};
 use schemas::event::{ApprovalVerdict, FreezeVerb};
 
@@ -49,7 +50,7 @@ use crate::session::Session;
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&without_hidden(error)),
     };
     let out = Out { form: cli.global.output, quiet: cli.global.quiet };
     match command(&cli, out) {
@@ -60,6 +61,22 @@ pub fn run() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// The same error, without a suggestion of a command that help does not show.
+fn without_hidden(mut error: clap::Error) -> clap::Error {
+    let suggested = error.remove(ContextKind::SuggestedSubcommand);
+    if let Some(ContextValue::Strings(mut names)) = suggested {
+        let all = Cli::command();
+        let is_hidden = |name: &str| all.find_subcommand(name).is_some_and(|it| it.is_hide_set());
+        names.retain(|name| !is_hidden(name));
+        if !names.is_empty() {
+            error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(names));
+        }
+    } else if let Some(other) = suggested {
+        error.insert(ContextKind::SuggestedSubcommand, other);
+    }
+    error
 }
 
 /// Usage errors exit with 2 and help with 0; with `-o json` they are JSON too.

@@ -230,6 +230,12 @@ pub fn runner(args: &cli::Runner) -> anyhow::Result<bool> {
         host: crate::keys::host_name(),
         program,
     };
+    agent::local::run_here(&config, &stop_flag())?;
+    Ok(true)
+}
+
+/// A flag that SIGTERM or SIGINT sets, for what runs without a runtime of its own.
+pub fn stop_flag() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let signalled = stop.clone();
     std::thread::spawn(move || {
@@ -242,8 +248,7 @@ pub fn runner(args: &cli::Runner) -> anyhow::Result<bool> {
         }
         signalled.store(true, Ordering::SeqCst);
     });
-    agent::local::run_here(&config, &stop)?;
-    Ok(true)
+    stop
 }
 
 /// `healwright proxy`.

@@ -4,10 +4,14 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "blackbox/ask.rs"]
+mod ask;
 #[path = "cli/checkpoint.rs"]
 mod checkpoint;
 #[path = "cli/config.rs"]
 mod config;
+#[path = "cli/edges.rs"]
+mod edges;
 #[allow(dead_code)]
 #[path = "blackbox/home.rs"]
 mod home;
@@ -140,6 +144,8 @@ fn an_unknown_verb_or_flag_is_answered_with_the_near_one() {
         assert!(ran.err.contains(near), "{ran:?}");
     };
     near(&["stauts"], "'status'");
+    near(&["dmo"], "'demo'");
+    assert!(!home.run(&["dmo"]).err.contains("demo-service"), "what help hides is not suggested");
     near(&["incident", "lst"], "'list'");
     near(&["up", "--htpp", "127.0.0.1:0"], "'--http'");
     near(&["demo", "--fats"], "'--fast'");
@@ -194,24 +200,6 @@ fn every_command_explains_itself() {
         let ran = home.run(&words).expect(0);
         assert!(ran.out.contains("Usage: healwright"), "{command}: {ran:?}");
     }
-}
-
-#[test]
-fn an_unreadable_configuration_is_pointed_at_with_line_and_column() {
-    let home = Home::new();
-    let check = |text: &str, said: &str| {
-        std::fs::write(home.path().join("hw.toml"), text).unwrap();
-        let ran = home.run(&["config", "check", "hw.toml"]).expect(2);
-        assert!(ran.err.contains(said), "{ran:?}");
-        let ran = home.run(&["up", "--config", "hw.toml"]).expect(2);
-        assert!(ran.err.contains(said), "{ran:?}");
-        assert!(!home.data().exists(), "a bad configuration starts nothing");
-    };
-    check("profile = \"local\"\n[http]\n  lisen = \"127.0.0.1:1\"\n", "hw.toml:3:3: unknown field");
-    check("[http]\nlisen = \"127.0.0.1:1\"\n", "did you mean `listen`?");
-    check("profile = \"local\n", "hw.toml:1:");
-    check("profile = \"lokal\"\n", "is none of local, production");
-    check("[numbers]\nattempt_max = 3\n", "did you mean `attempts_max`?");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `healwright events`: the journals of all partitions, as they are and as they grow.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
 use clap::Subcommand;
 use schemas::{Entry, Kind};
@@ -10,7 +11,7 @@ use super::{Form, Slice};
 use crate::journal::Journal;
 use crate::out::{Out, local_time};
 use crate::session::Session;
-use crate::words;
+use crate::{up, words};
 
 /// Journal records are read in runs of about this size.
 const READ_BYTES: usize = 4 * 1024 * 1024;
@@ -87,12 +88,15 @@ fn list(
 
 fn tail(session: &Session, out: Out, topic: Option<&str>) -> anyhow::Result<()> {
     let kind = topic.map(Kind::of_topic).transpose()?;
+    // A reader has a folder among the temporary files that goes away with it: a signal must let
+    // it end by itself.
+    let stop = up::stop_flag();
     let mut followed = Vec::new();
     for log in session.logs()? {
         followed.push((log, log.head()?.next_seq));
     }
     out.remark("following the journal; Ctrl-C ends it");
-    loop {
+    while !stop.load(Ordering::SeqCst) {
         session.refresh()?;
         for (log, seq) in &mut followed {
             while *seq < log.head()?.next_seq {
@@ -105,6 +109,7 @@ fn tail(session: &Session, out: Out, topic: Option<&str>) -> anyhow::Result<()> 
         }
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
+    Ok(())
 }
 
 fn show(out: Out, entry: &Entry) {

@@ -75,6 +75,11 @@ async fn journaled(
         let message = format!("`wait` may be `journaled` and nothing else, not {other:?}");
         return Err(problem(StatusCode::BAD_REQUEST, "malformed", message));
     }
+    // What no event can hold is the sender's, and sending it again would not help.
+    if let Err(error) = input.event.encode() {
+        let message = format!("the body cannot be journaled: {error}");
+        return Err(problem(StatusCode::BAD_REQUEST, "malformed", message));
+    }
     let unavailable = |code, why: &str| problem(StatusCode::SERVICE_UNAVAILABLE, code, why);
     let sent = part.engine.submit(&input).await;
     let mut sent = sent.map_err(|error| unavailable("not_journaled", &error.to_string()))?;
