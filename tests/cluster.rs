@@ -66,6 +66,23 @@ fn a20_owners_are_killed_again_and_again_and_nothing_acknowledged_is_lost() {
     assert!(gaps.last().is_some_and(|it| *it < Duration::from_secs(30)), "{gaps:?}");
 }
 
+/// What an owner appended and had no time to publish is published by the next one; a
+/// `read_committed` consumer sees each event once.
+#[test]
+fn crash_between_append_and_publish_delivers_once() {
+    let mut fleet = Fleet::start(bed::shared(), 2);
+    let owner = fleet.owner();
+    for n in 0..20 {
+        fleet.change(owner, &format!("before-{n}"));
+    }
+    // The last one was answered as soon as it was appended, and the fan-out comes behind.
+    fleet.kill(owner);
+    fleet.await_decision(1 - owner, "after");
+    fleet.await_taken();
+    fleet.check();
+    fleet.check_typed_topic();
+}
+
 #[test]
 fn a_freeze_is_answered_by_the_node_in_office_whichever_is_asked() {
     let fleet = Fleet::start(bed::shared(), 2);

@@ -114,8 +114,9 @@ fn history<L: Log + Store + 'static>(log: &Arc<L>, dir: &Path) -> Vec<Vec<u8>> {
     batches.iter().map(Batch::encode).collect()
 }
 
+/// The same inputs give the same entries on every log.
 #[test]
-fn the_same_inputs_give_the_same_entries_on_every_log() {
+fn same_result_embedded_and_kafka() {
     let dir = || tempfile::tempdir().unwrap();
     let deployment = identity().deployment;
     let (one, two, three) = (dir(), dir(), dir());

@@ -20,6 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use healwright::engine::EngineError;
 use healwright::engine::owner::Owner;
+use healwright::evidence::replay_log;
 use schemas::event::FreezeVerb;
 use state::Log;
 use state::memory::Fault;
@@ -106,8 +107,9 @@ fn story(at: Option<(u32, Crash)>) -> World {
     world
 }
 
+/// A crash in any cycle in any form changes no effect.
 #[test]
-fn a_crash_in_any_cycle_in_any_form_changes_no_effect() {
+fn kill_anywhere_then_recover() {
     let calm = story(None);
     check(&calm).unwrap();
     assert!(!calm.started.is_empty(), "the story holds a repair");
@@ -122,6 +124,48 @@ fn a_crash_in_any_cycle_in_any_form_changes_no_effect() {
             assert_eq!(world.condition, Condition::Up, "{crash:?} in cycle {step}: healed");
         }
     }
+}
+
+/// After a crash of any form the chain verifies up to where its replay ends, and the replay
+/// folds to the state.
+#[test]
+fn chain_verify_after_crash() {
+    for crash in CRASHES {
+        let world = story(Some((20, crash)));
+        let log = &*world.memory as &dyn Log;
+        let verified = check::entries(log).unwrap();
+        let replay = replay_log(log).unwrap();
+        assert_eq!((world.n_crashes, replay.replayed.identical()), (1, true), "{crash:?}");
+        assert_eq!(replay.next_seq, verified.len() as u64, "{crash:?}");
+        assert_eq!(replay.state_matches(&*world.disk.1).unwrap(), Some(true), "{crash:?}");
+    }
+}
+
+/// Two replays of one chain give the same keys with the same values.
+#[test]
+fn replay_is_byte_equal() {
+    let mut world = World::new(13);
+    stormy(&mut world, 120);
+    world.settle(20);
+    let replay = || replay_log(&*world.memory as &dyn Log).unwrap();
+    let (one, two) = (replay(), replay());
+    assert!(one.replayed.identical() && two.replayed.identical());
+    assert_eq!((one.next_seq, one.digest), (two.next_seq, two.digest));
+}
+
+/// A node whose clock is a year on derives every decision as it was taken.
+#[test]
+fn replay_uses_ticks_not_clock() {
+    let mut world = story(None);
+    let entries = check::entries(&*world.memory as &dyn Log).unwrap();
+    let is_decision = |it: &schemas::Entry| it.envelope.kind == schemas::Kind::HealTriggerEvaluated;
+    assert!(entries.iter().any(is_decision), "the story holds a decision");
+    world.now = world.now + schemas::Ns::from_s(365 * 24 * 3600);
+    // An owner that derives anything else does not take office.
+    let beside = world.memory.beside();
+    world.move_to(beside);
+    world.settle(1);
+    check(&world).unwrap();
 }
 
 /// How many of some seeds the checker, or the owner itself, refuses.
@@ -195,10 +239,14 @@ fn a07_two_owners_on_one_chain_write_one_history() {
     }
 }
 
+/// A node with an empty disk takes over and folds to the same state.
 #[test]
-fn a_node_with_an_empty_disk_takes_over_and_folds_to_the_same_state() {
+fn replay_equals_live() {
     let mut world = World::new(11);
     stormy(&mut world, 400);
+    world.settle(20);
+    // What was folded entry by entry, against a replay from nothing.
+    check(&world).unwrap();
     let beside = world.memory.beside();
     world.move_to(beside);
     stormy(&mut world, 400);

@@ -15,13 +15,13 @@ mod seed;
 mod world;
 
 use healwright::engine::{EngineError, Input};
-use schemas::event::{FreezeVerb, HeadCosigned};
+use schemas::event::{FreezeVerb, HeadCosigned, Mode};
 use schemas::signature::KeyPair;
 use schemas::{Cause, Entry, Event, Ns};
 use state::Log;
 
 use check::check;
-use world::{Condition, World};
+use world::{Condition, Crash, World};
 
 const STEPS: u32 = 40;
 
@@ -82,6 +82,25 @@ fn b10_no_request_follows_a_freeze_at_any_boundary() {
             assert!(world.started.is_empty(), "frozen at {at}: nothing starts");
         }
     }
+}
+
+/// A freeze whose append fails is not in force, and nobody is told that it is.
+#[test]
+fn freeze_storage_failure_stays_unfrozen() {
+    let is_freeze = |it: Entry| match it.event() {
+        Ok(Event::ModeChanged(changed)) => changed.to == Mode::Frozen,
+        _ => false,
+    };
+    let mut world = World::new(7);
+    world.now = world.now + Ns::from_ms(250);
+    world.command(FreezeVerb::Freeze);
+    world.cycle_until(Some(Crash::NotPersisted));
+    assert!(!entries(&world).into_iter().any(is_freeze));
+    assert_eq!((world.n_crashes, world.n_unanswered()), (1, 1));
+    // Sent again, it is.
+    world.settle(4);
+    assert!(entries(&world).into_iter().any(is_freeze));
+    assert_eq!(world.n_unanswered(), 0);
 }
 
 /// The runner's answer to a head that is signed now, under `key`.

@@ -104,6 +104,20 @@ fn a10_every_edit_is_found_and_its_index_named() {
     assert!(cases >= 1_000, "{cases} cases");
 }
 
+/// An annotation is an entry like any other: the chain does not verify without it.
+#[test]
+fn annotation_is_chained() {
+    let mut log = Log::with(11, 2, 3);
+    let annotated = log.batches.len();
+    log.annotate();
+    log.append(3);
+    let mut records: Vec<Vec<u8>> = log.batches.iter().map(Batch::encode).collect();
+    let verifier = ChainVerifier::new(&log.deployment, 0);
+    assert_eq!(walk(verifier.clone(), &records.concat()), Ok(log.head.next_seq));
+    records.remove(annotated);
+    assert!(walk(verifier, &records.concat()).is_err());
+}
+
 /// Edits inside a batch whose header stays, with the first place that is wrong.
 fn entry_edits(batch: &Batch, next: Option<&Batch>) -> Vec<(u64, Vec<u8>)> {
     let (head, entries) = parts(batch);

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use ledger::bundle::{self, Contents};
 use ledger::{Checkpoint, EntryProof, EpochKey, Files, TileId, Tree, proof};
-use schemas::event::{ConfigActivated, ConfigKind, InputRefused, OwnerElected, TelemetrySealed};
+use schemas::event::{
+    AnnotationAdded, AnnotationKind, ConfigActivated, ConfigKind, InputRefused, OwnerElected,
+    TelemetrySealed,
+};
 use schemas::link::genesis;
 use schemas::signature::{EpochClaim, KeyPair, certify_node, deployment_id};
 use schemas::{
-    Actor, Batch, Cause, Entry, Envelope, Event, Hash, Head, Header, Ns, Positions, envelope, link,
+    Actor, Batch, Cause, Entry, Envelope, Event, Hash, Head, Header, Ns, Positions, Uuid, envelope,
+    link,
 };
 
 /// Numbers that look random and are the same in every run (splitmix64).
@@ -169,6 +173,20 @@ impl Log {
             signature: None,
         };
         let entry = self.entry(0, &Event::from(config));
+        self.commit(self.head.epoch, vec![entry]);
+    }
+
+    /// A batch that annotates the first entry.
+    pub(crate) fn annotate(&mut self) {
+        let annotation = AnnotationAdded {
+            id: Uuid::default(),
+            log_id: envelope::reference(self.partition, 0),
+            kind: AnnotationKind::Correction,
+            author: "operator".to_owned(),
+            data: "it was another node".to_owned(),
+            created_at: Ns(1),
+        };
+        let entry = self.entry(0, &Event::from(annotation));
         self.commit(self.head.epoch, vec![entry]);
     }
 

@@ -242,6 +242,22 @@ fn an_incident_has_its_curve_with_the_moments_marked() {
     assert!(page.contains("what it rests on") && page.contains("<a href=\"/entries/1\">"));
 }
 
+/// Each line is an entry of the journal, of the type that it says.
+#[test]
+fn timeline_only_from_ledger() {
+    let told = healed();
+    let projection = Projection::of([&told]).unwrap();
+    let shown = projection.incident_json("inc-1").unwrap();
+    let lines = shown["timeline"].as_array().unwrap();
+    assert!(!lines.is_empty(), "{shown}");
+    for line in lines {
+        let place: schemas::Place = line["place"].as_str().unwrap().parse().unwrap();
+        let envelope = &told.batches[place.seq as usize].entries[0].envelope;
+        assert_eq!(line["place"], envelope.reference());
+        assert_eq!(line["type"], envelope.kind.name());
+    }
+}
+
 #[test]
 fn a_release_that_was_rolled_back_is_shown_with_its_whole_rollout() {
     let mut told = healed();

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use expect_test::{Expect, expect};
-use schemas::event::{ConfigActivated, RunnerStatus};
+use schemas::event::{
+    ConfigActivated, FreezeCommand, FreezeVerb, Mode, RunnerResult, RunnerStatus,
+};
 use schemas::signature::KeyPair;
-use schemas::{Kind, Ns};
+use schemas::{Event, Kind, Ns};
 use topologies::config::{self, Host, Service, Signers};
 use topologies::profile::Profile;
 use topologies::{rules, triggers, trust};
@@ -79,6 +81,34 @@ fn an_unsigned_configuration_takes_no_effect_and_is_said() {
         assert_eq!(said.len(), 1, "{name}");
         assert_eq!((standing(&mut world), world.note()), (before, wanted));
     }
+}
+
+/// Freeze, signers and a runner's result: without their actor's signature each is refused.
+#[test]
+fn unsigned_entry_on_trust_boundary_refused() {
+    let mut world = World::local();
+    world.service("api");
+    world.hang("api");
+    let freeze = world.command(FreezeVerb::Freeze, "n1");
+    let freeze = FreezeCommand { signature: String::new(), ..freeze };
+    let result = world.result(RunnerStatus::Success, "restarted");
+    let result = RunnerResult { signature: None, ..result };
+    let (name, body) = wishes().swap_remove(2);
+    let signers = ConfigActivated::signed(name, 99, body, OPERATOR, &world.operator);
+    let signers = ConfigActivated { signature: None, ..signers };
+    let unsigned: [(&str, &str, Event); 3] = [
+        ("mallory", "deployment", freeze.into()),
+        ("runner:box", HOST, result.into()),
+        ("mallory", name, signers.into()),
+    ];
+    let before = standing(&mut world);
+    for (actor, key, event) in unsigned {
+        let said = world.bench.input(actor, key, event);
+        let kinds: Vec<Kind> = said.iter().map(|it| it.envelope.kind).collect();
+        assert_eq!(kinds, [Kind::AnnotationAdded], "the refusal, and nothing else");
+    }
+    assert_eq!(standing(&mut world), before);
+    assert_eq!((world.mode(), world.open()), (Some((Mode::Normal, 1)), 1));
 }
 
 #[test]

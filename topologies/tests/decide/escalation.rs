@@ -1,7 +1,7 @@
 //! Escalation: each rule once, with what was tried and what would change it.
 
 use expect_test::expect;
-use schemas::event::{HealEscalated, Pattern, RunnerStatus};
+use schemas::event::{EscalationReason, HealEscalated, Pattern, RunnerStatus};
 use schemas::{Event, Kind};
 use topologies::escalation;
 use topologies::profile::Profile;
@@ -77,8 +77,9 @@ fn a_failed_validation_moves_an_incident_one_level_up() {
     assert_eq!(tried.len(), 2, "{tried:?}");
 }
 
+/// A class that runs out of time moves up until people have it.
 #[test]
-fn a_class_that_runs_out_of_time_moves_up_until_people_have_it() {
+fn class_timeout_moves_level() {
     let mut world = World::under(Profile { auto_apply: false, ..Profile::local() });
     world.service("api");
     world.see("api", "red");
@@ -92,6 +93,38 @@ fn a_class_that_runs_out_of_time_moves_up_until_people_have_it() {
     world.bench.at(7_200_000);
     let timeouts = escalations(&world).len();
     assert!(timeouts <= 6, "{timeouts}");
+}
+
+/// The time of each class, to the tick.
+#[test]
+fn class_timeouts_escalate() {
+    let n_timeouts = |world: &World| {
+        let all = escalations(world).into_iter();
+        all.filter(|it| it.reason == EscalationReason::ClassTimeout).count()
+    };
+    for (class, minutes) in [(1, 5), (2, 10), (3, 15), (4, 30), (5, 60)] {
+        let mut world = World::under(Profile { auto_apply: false, ..Profile::local() });
+        world.service("api");
+        world.see("api", "red");
+        world.suspect_class("api", Pattern::ResourceExhaustion, class, 0.8);
+        world.bench.at(minutes * 60_000 - 250);
+        assert_eq!(n_timeouts(&world), 0, "class {class}");
+        world.bench.at(minutes * 60_000);
+        assert_eq!(n_timeouts(&world), 1, "class {class}");
+    }
+}
+
+/// Class 6 has no clock: it begins at the level of people.
+#[test]
+fn class_6_goes_to_human() {
+    let mut world = World::local();
+    world.service("api");
+    world.see("api", "red");
+    world.suspect_class("api", Pattern::CodeBugs, 6, 1.0);
+    let first = escalations(&world).remove(0);
+    assert_eq!((first.level, first.reason), (4, EscalationReason::CriticalFailure));
+    assert!(first.roles.contains(&"human".to_owned()), "{:?}", first.roles);
+    assert_eq!((world.open(), world.count(Kind::RemediationProposed)), (0, 0));
 }
 
 #[test]

@@ -267,13 +267,18 @@ fn what_the_runner_refuses_under_a_new_mode_is_no_verdict_on_the_playbook() {
     assert_eq!(world.open(), 0);
 }
 
+/// Class 6 is never repaired.
 #[test]
-fn class_6_is_never_repaired() {
+fn class_6_is_never_automatic() {
     let mut world = World::local();
     world.service("api");
     world.see("api", "red");
     for pattern in Pattern::ALL {
-        world.suspect_class("api", *pattern, 6, 1.0);
+        let said = world.suspect_class("api", *pattern, 6, 1.0);
+        let mut after = said.iter().map(|it| it.envelope.kind);
+        use Kind::{HealEscalated, HealTriggerEvaluated, RcaHypothesis};
+        let expected = [RcaHypothesis, HealTriggerEvaluated, HealEscalated];
+        assert!(after.all(|it| expected.contains(&it)), "{pattern}: nothing but escalation");
     }
     assert_eq!(world.count(Kind::RemediationProposed), 0);
     assert_eq!(world.count(Kind::RunnerRequest), 0);

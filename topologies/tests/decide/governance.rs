@@ -7,11 +7,12 @@ use schemas::event::{
 };
 use schemas::signature::{KeyPair, signature_text};
 use schemas::{Event, Kind};
-use topologies::config::{Environment, Service};
-use topologies::governance;
+use topologies::config::{Environment, Service, Signers};
 use topologies::profile::Profile;
+use topologies::testing::Bench;
+use topologies::{Processor, consensus, governance};
 
-use crate::world::{HOST, OPERATOR, World, release, sign_approval};
+use crate::world::{HOST, OPERATOR, PROCESSORS, World, release, sign_approval};
 
 fn named(name: &str) -> Service {
     Service { name: name.to_owned(), ..Service::default() }
@@ -24,6 +25,24 @@ fn waiting() -> World {
     world.hang("api");
     assert_eq!(world.count(Kind::RunnerRequest), 0);
     world
+}
+
+/// Where nobody votes, a proposal stays one.
+#[test]
+fn quorum_no_votes_means_no_heal() {
+    let votes = |it: &&Processor| it.name == consensus::PROCESSOR.name;
+    let silent: Vec<Processor> = PROCESSORS.iter().filter(|it| !votes(it)).copied().collect();
+    let mut world = World::local();
+    let keys = [(OPERATOR.to_owned(), world.operator.public())].into();
+    world.bench = Bench::new(&silent);
+    world.activate("signers", &Signers { keys });
+    world.host(HOST, &["bwrap"]);
+    world.activate("profile", &Profile::local());
+    world.service("api");
+    world.hang("api");
+    world.bench.advance(60_000);
+    assert!(world.count(Kind::RemediationProposed) > 0);
+    assert_eq!(world.count(Kind::RunnerRequest), 0);
 }
 
 #[test]

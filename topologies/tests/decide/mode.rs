@@ -104,6 +104,40 @@ fn a_freeze_works_before_a_profile_is_active_and_a_profile_does_not_lift_it() {
     assert_eq!(world.mode(), Some((Mode::Frozen, 1)));
 }
 
+/// Requests of three hangs, of which the ceiling lets two through, with `guard` before one.
+fn n_requests(guard: Option<(usize, fn(&mut World))>) -> usize {
+    let mut world = World::local();
+    for (at, service) in ["a", "b", "c"].into_iter().enumerate() {
+        world.service(service);
+        if let Some((_, guard)) = guard.filter(|it| it.0 == at) {
+            guard(&mut world);
+        }
+        world.hang(service);
+    }
+    world.requests().len()
+}
+
+/// Whenever the guard speaks, no more happens than would without it.
+#[test]
+fn guard_only_reduces() {
+    let freeze: fn(&mut World) = |world| drop(world.freeze());
+    let others: [fn(&mut World); 2] = [
+        |world| drop(world.unfreeze()),
+        |world| {
+            world.freeze();
+            world.unfreeze();
+        },
+    ];
+    let calm = n_requests(None);
+    assert_eq!(calm, 2);
+    for at in 0..3 {
+        assert_eq!(n_requests(Some((at, freeze))), calm.min(at), "frozen before {at}");
+        for other in others {
+            assert!(n_requests(Some((at, other))) <= calm, "before {at}");
+        }
+    }
+}
+
 #[test]
 fn the_epoch_grows_with_each_change_and_never_otherwise() {
     let mut world = World::local();

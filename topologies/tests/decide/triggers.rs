@@ -159,6 +159,24 @@ fn the_budget_slides_and_its_refusal_says_when_and_how() {
     assert_eq!(world.evaluation().verdict, TriggerVerdict::Fired);
 }
 
+/// Three attempts of a service in an hour; what would be the fourth goes to people.
+#[test]
+fn service_watch_3_per_hour() {
+    let Profile { attempts_max, attempts_window_ms, .. } = Profile::production();
+    assert_eq!((attempts_max, attempts_window_ms), (3, 3_600_000));
+    let local = Profile { debounce_ms: 0, ..Profile::local() };
+    let mut world = World::under(Profile { attempts_max, attempts_window_ms, ..local });
+    world.service("api");
+    for n in 0..3 {
+        world.bench.at(n * 60_000);
+        world.heal("api");
+    }
+    world.bench.at(180_000);
+    world.hang("api");
+    assert_eq!(world.evaluation().verdict, TriggerVerdict::OverBudget);
+    assert_eq!((world.requests().len(), world.count(Kind::HealEscalated)), (3, 1));
+}
+
 #[test]
 fn a_service_s_own_budget_goes_before_the_profile_s() {
     let mut world = World::under(Profile { debounce_ms: 0, ..Profile::local() });
@@ -369,7 +387,35 @@ fn each_reason_names_its_rule() {
 }
 
 #[test]
-fn an_unknown_outcome_keeps_its_permit_and_a_known_one_gives_it_back() {
+fn confidence_below_075_never_acts() {
+    for (confidence, proposes) in [(0.0, false), (0.74, false), (0.75, true)] {
+        let mut world = World::local();
+        world.service("api");
+        world.see("api", "red");
+        world.suspect("api", Pattern::CodeBugs, confidence);
+        assert_eq!(world.count(Kind::RemediationProposed) > 0, proposes, "{confidence}");
+        assert!(proposes || world.requests().is_empty(), "{confidence}");
+    }
+}
+
+/// How sure somebody says that he is counts for nothing; what diagnosis computed stands.
+#[test]
+fn self_reported_confidence_is_ignored() {
+    let mut world = World::local();
+    world.service("api");
+    world.see("api", "red");
+    world.suspect("api", Pattern::CodeBugs, 0.5);
+    for who in ["mallory", "llm", "diagnosis"] {
+        let sure = hypothesis("api", Pattern::CodeBugs, 1.0);
+        world.bench.input_of(who, "inc-api", "inc-api", sure);
+        assert_eq!(world.evaluation().verdict, TriggerVerdict::RejectedProvenance, "{who}");
+    }
+    assert_eq!(world.count(Kind::RemediationProposed), 0);
+}
+
+/// An unknown outcome keeps its permit and a known one gives it back.
+#[test]
+fn crash_between_intent_and_outcome() {
     let mut world = World::local();
     world.service("api");
     world.hang("api");

@@ -129,6 +129,27 @@ fn a_request_that_is_not_under_the_head_is_unproven() {
     assert_eq!(refused(bed, &evidence), "request_unproven");
 }
 
+/// Every method that changes something is asked for the entry that proves it.
+#[test]
+fn effect_without_entry_is_impossible() {
+    for op in ["restart:shop", "rollback:shop", "apply_patch:env/shop", "sandbox:env/shop"] {
+        let mut bed = Bed::new();
+        let evidence = bed.decided(1, &[op]);
+        let mut without = evidence.clone();
+        without.entries.clear();
+        bed.dispatch(&without);
+        let (from, seqs) = (bed.seen().size, [evidence.entries[0].index]);
+        let mut unproven = bed.plane.evidence(from, &seqs);
+        unproven.entries[0].path.clear();
+        let said = bed.dispatch(&unproven);
+        assert_eq!(rule(&mut bed, &said), "request_unproven", "{op}");
+        assert_eq!(bed.machine.n_calls(), 0, "{op}");
+        let said = bed.dispatch_again(&evidence);
+        let effects = bed.grant(&said, 2_000);
+        assert_eq!(result(&bed.carry_out(effects)).explanation, format!("Did {op}."));
+    }
+}
+
 #[test]
 fn a_proven_entry_that_is_no_request_is_none() {
     let mut bed = Bed::new();
@@ -241,8 +262,9 @@ fn a_change_that_names_no_approval_is_undecided_and_a_measurement_is_not() {
     assert_eq!(bed.carried(&evidence).explanation, "Did sandbox:env/shop.");
 }
 
+/// An expired request is refused, although it stands in the journal.
 #[test]
-fn an_expired_request_is_refused() {
+fn ttl_expired_event_starts_no_action() {
     let expired = |it: &mut RunnerRequest| it.binding.as_mut().unwrap().expires_at = NOON;
     assert_eq!(with_request(expired), "expired");
 }
@@ -255,6 +277,21 @@ fn an_operation_outside_the_runners_policy_is_forbidden() {
         };
         assert_eq!(with_request(outside), "forbidden", "{ops:?}");
     }
+}
+
+/// A wrong key, a wrong action and an expired request, each by its own rule.
+#[test]
+fn request_signature_and_rbac() {
+    let mut bed = Bed::new();
+    let mut evidence = bed.decided(1, &["restart:shop"]);
+    let mut stranger = bed.plane.clone();
+    stranger.seed = 2;
+    evidence.checkpoint = stranger.evidence(0, &[]).checkpoint;
+    evidence.epoch_key = Base64(stranger.epoch_key().encode());
+    assert_eq!(refused(bed, &evidence), "unsigned_head");
+    assert_eq!(with_request(|it| it.ops = vec!["shell:shop".to_owned()]), "forbidden");
+    let expired = |it: &mut RunnerRequest| it.binding.as_mut().unwrap().expires_at = NOON;
+    assert_eq!(with_request(expired), "expired");
 }
 
 #[test]
