@@ -85,6 +85,8 @@ fn make_way(session: &Session, out: Out, service: &Service) -> anyhow::Result<()
         Some(it) => format!("its process {} is ended, and the new command started", it.pid),
         None => "the new command is started".to_owned(),
     };
+    // One that a killed node has left behind would hold the folder.
+    crate::node::runner::end_former(&runner)?;
     local::forget(&runner, name).with_context(|| format!("ending {name}, started as `{old}`"))?;
     out.remark(&format!("{name} was `{old}` in {}; {started}", was.cwd));
     Ok(())

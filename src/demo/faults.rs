@@ -21,7 +21,8 @@ use crate::node::OPERATOR;
 /// A heal that takes longer is none.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// Release 1.1.0 is really bad: shadow gets a hint, the canary sees it, it is rolled back.
+/// Release 1.1.0 is really bad: it fails orders, which no shadow is shown, and one page in forty.
+/// The shadow is too short to tell, the canary sees it, it is rolled back.
 pub(super) async fn bad_release(stage: &mut Stage) -> anyhow::Result<Healed> {
     let story = stage.story;
     story.heading(1, "A bad release");
