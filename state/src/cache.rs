@@ -52,6 +52,14 @@ impl Cache {
         }
     }
 
+    /// What the cache knows of `key`, which it knows no more then.
+    pub(crate) fn take(&mut self, key: &[u8]) -> Option<Option<Value>> {
+        let (young, old) = (self.young.remove_entry(key), self.old.remove(key));
+        let Some((key, value)) = young else { return old };
+        self.young_bytes = self.young_bytes.saturating_sub(size(&key, value.as_ref()));
+        Some(value)
+    }
+
     /// `None`: the cache does not know.
     #[cfg(test)]
     pub(crate) fn get(&mut self, key: &[u8]) -> Option<Option<Vec<u8>>> {

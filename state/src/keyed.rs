@@ -1,13 +1,15 @@
 //! The state as folds read and write it: a pending overlay over a cache over a store.
 //!
 //! ```text
-//! put, delete ─► overlay ──changes()──► Log::append / Store::commit
-//! get         ─► overlay ─► cache ─► store
+//! put, delete, patch ─► overlay ──changes()──► Log::append / Store::commit
+//! get                ─► overlay ─► cache ─► store
 //! ```
 //!
 //! The overlay holds what the batch in progress has changed; `commit` moves it into the cache
 //! once the log has appended the batch, `discard` forgets it. The cache never holds what is not
-//! committed, so losing an append costs nothing but the overlay.
+//! committed, so losing an append costs nothing but the overlay. Over a store that keeps values
+//! in memory itself there is no cache, and of a value that is patched the overlay holds the
+//! patch: nobody has the value twice.
 //!
 //! Wakes are keys too (LAYOUT.md, "Wakes"), so that they are committed, replayed and digested
 //! with everything else; in memory stand their times by key and an ordered set that says which
@@ -26,7 +28,7 @@ use schemas::Hash;
 
 use crate::cache::Cache;
 use crate::store::{Digest, Value};
-use crate::{Changes, LogError, Store};
+use crate::{Changes, LogError, Parts, Store};
 
 /// First byte of the keys that folds cannot write. Persisted: frozen.
 const RESERVED: u8 = 0;
@@ -36,7 +38,7 @@ const WAKE_PREFIX: [u8; 2] = [RESERVED, b'w'];
 const SEPARATOR: u8 = 0;
 /// Bytes of committed values kept in memory unless told otherwise: 10,000 series of detection
 /// state take about 8 MiB.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
+pub(crate) const CACHE_BYTES: usize = 32 * 1024 * 1024;
 
 /// A time at which a processor wants to be called.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,8 +54,11 @@ pub struct Wake {
 /// What folds read and write. One owner, one thread; see the module's head.
 pub struct State {
     store: Arc<dyn Store>,
-    cache: RefCell<Cache>,
+    /// None where the store keeps the values.
+    cache: Option<RefCell<Cache>>,
     overlay: HashMap<Arc<[u8]>, Option<Value>>,
+    /// What is pending of values that are committed otherwise; keys that the overlay lacks.
+    patches: HashMap<Arc<[u8]>, Arc<Parts>>,
     /// The overlay's keys in order, as far as a scan has needed them …
     index: RefCell<BTreeSet<Arc<[u8]>>>,
     /// … and the ones written since.
@@ -90,10 +95,12 @@ impl State {
         if let Some(key) = malformed {
             return Err(damaged(&key));
         }
+        let cache = (!store.is_resident()).then(|| RefCell::new(Cache::new(bytes_max)));
         Ok(State {
             store,
-            cache: RefCell::new(Cache::new(bytes_max)),
+            cache,
             overlay: HashMap::new(),
+            patches: HashMap::new(),
             index: RefCell::default(),
             unindexed: RefCell::default(),
             due: wakes.iter().map(|(key, at)| (*at, Arc::clone(key))).collect(),
@@ -114,7 +121,21 @@ impl State {
     pub fn look(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) {
         match self.overlay.get(key) {
             Some(pending) => pending.as_deref().map(Vec::as_slice).into_iter().for_each(look),
-            None => self.committed(key, look),
+            None => match self.patches.get(key) {
+                Some(parts) => self.committed(key, &mut |value| look(&patched(value, parts))),
+                None => self.committed(key, look),
+            },
+        }
+    }
+
+    /// Puts `parts` over the value of `key` in the overlay. There is a value, and they lie in it.
+    pub fn patch(&mut self, key: &[u8], parts: Parts) {
+        let is_first = !self.overlay.contains_key(key) && !self.patches.contains_key(key);
+        if self.cache.is_none() && is_first {
+            self.patches.insert(key.into(), Arc::new(parts));
+        } else if let Some(mut value) = self.get(key) {
+            parts.apply(&mut value);
+            self.put(key, value);
         }
     }
 
@@ -143,6 +164,9 @@ impl State {
         if let Err(error) = read {
             self.poison(error);
             return Vec::new();
+        }
+        for (key, parts) in &self.patches {
+            pairs.get_mut(&key[..]).into_iter().for_each(|value| parts.apply(value));
         }
         for key in self.pending(prefix).into_iter().filter(|key| !reserved(key)) {
             match self.overlay.get(&key).cloned().flatten() {
@@ -186,21 +210,27 @@ impl State {
 
     /// Number of keys that [`State::changes`] would name.
     pub fn n_pending(&self) -> usize {
-        self.overlay.len()
+        self.overlay.len() + self.patches.len()
     }
 
     /// What the batch in progress changes.
     pub fn changes(&self) -> Changes {
         let pairs = self.overlay.iter().map(|(key, value)| (key.clone(), value.clone()));
-        Changes::shared(pairs.collect()).with_fault(self.fault())
+        let patches = self.patches.iter().map(|(key, parts)| (key.clone(), parts.clone()));
+        Changes::shared(pairs.collect()).with_parts(patches.collect()).with_fault(self.fault())
     }
 
     /// The overlay has been appended: from now on it is the committed state.
     pub fn commit(&mut self) {
-        let cache = self.cache.get_mut();
-        for (key, value) in self.overlay.drain() {
-            cache.insert(key, value);
+        let overlay = self.overlay.drain();
+        match &mut self.cache {
+            Some(cache) => {
+                let cache = cache.get_mut();
+                overlay.for_each(|(key, value)| cache.insert(key, value));
+            }
+            None => drop(overlay),
         }
+        self.patches.clear();
         self.index.get_mut().clear();
         self.unindexed.get_mut().clear();
     }
@@ -210,6 +240,7 @@ impl State {
     /// A fault that a read met is forgotten with what was folded on it.
     pub fn discard(&mut self) {
         let overlay = std::mem::take(&mut self.overlay);
+        self.patches.clear();
         self.index.get_mut().clear();
         self.unindexed.get_mut().clear();
         *self.fault.get_mut() = None;
@@ -240,7 +271,10 @@ impl State {
             }
             match pending.next_if(|it| &it[..] == key) {
                 Some(same) => digest.add(key, self.pended(&same)),
-                None => digest.add(key, Some(value)),
+                None => match self.patches.get(key) {
+                    Some(parts) => digest.add(key, Some(&patched(value, parts))),
+                    None => digest.add(key, Some(value)),
+                },
             }
         })?;
         for rest in pending {
@@ -266,6 +300,9 @@ impl State {
     /// Puts `value` under `key`, of which `shared` makes the copy to keep where one is needed.
     fn pend(&mut self, key: &[u8], shared: impl FnOnce() -> Arc<[u8]>, value: Option<Vec<u8>>) {
         let value = value.map(Arc::new);
+        if !self.patches.is_empty() {
+            self.patches.remove(key);
+        }
         if let Some(pending) = self.overlay.get_mut(key) {
             *pending = value;
             return;
@@ -276,14 +313,17 @@ impl State {
     }
 
     fn committed(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) {
+        let Some(cache) = &self.cache else {
+            return self.store.look(key, look).unwrap_or_else(|error| self.poison(error));
+        };
         let mut show = |value: Option<&[u8]>| value.into_iter().for_each(&mut *look);
-        if self.cache.borrow_mut().look(key, &mut show) {
+        if cache.borrow_mut().look(key, &mut show) {
             return;
         }
         match self.store.get(key) {
             Ok(value) => {
                 value.as_deref().into_iter().for_each(look);
-                self.cache.borrow_mut().insert(key.into(), value.map(Arc::new));
+                cache.borrow_mut().insert(key.into(), value.map(Arc::new));
             }
             Err(error) => self.poison(error),
         }
@@ -301,6 +341,12 @@ impl State {
     fn poison(&self, error: LogError) {
         self.fault.borrow_mut().get_or_insert(error);
     }
+}
+
+fn patched(value: &[u8], parts: &Parts) -> Vec<u8> {
+    let mut value = value.to_vec();
+    parts.apply(&mut value);
+    value
 }
 
 fn wake_key(processor: &str, key: &str) -> Vec<u8> {

@@ -31,4 +31,4 @@ pub use head_record::{HeadError, HeadRecord};
 pub use keyed::{State, Wake};
 pub use log::{Append, Log, embedded, kafka, memory};
 pub use records::Records;
-pub use store::{Changes, Store};
+pub use store::{Changes, Parts, Store};

@@ -36,6 +36,22 @@ pub trait Store: Send + Sync {
     /// [`LogError::Corrupt`]; what has been handed out until then must not be used.
     fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), LogError>;
 
+    /// Shows `look` the value of `key` where there is one; it must not come back to this store.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    fn look(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<(), LogError> {
+        self.get(key)?.as_deref().into_iter().for_each(look);
+        Ok(())
+    }
+
+    /// Whether the store itself keeps in memory what is read and what is committed, and puts
+    /// [`Parts`] over a value where it lies. A [`crate::State`] then keeps no values beside it,
+    /// and only then do changes hold parts.
+    fn is_resident(&self) -> bool {
+        false
+    }
+
     /// Sequence of the next entry to fold.
     ///
     /// # Errors
@@ -67,6 +83,38 @@ impl dyn Store + '_ {
 /// A value as it is handed from the overlay to the cache and to the store: shared, not copied.
 pub(crate) type Value = Arc<Vec<u8>>;
 
+/// Equally long pieces that take the place of bytes of a value.
+///
+/// Where a batch touches a tenth of a value of a quarter of a megabyte, writing the value anew
+/// costs more than all else that is done for the batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Where each begins in the value.
+    places: Vec<u32>,
+    /// All of them, end to end.
+    bytes: Vec<u8>,
+}
+
+impl Parts {
+    /// Cuts `bytes` into as many equal pieces as there are `places`; of pieces that overlap the
+    /// last wins.
+    pub fn new(places: Vec<u32>, bytes: Vec<u8>) -> Self {
+        debug_assert!(bytes.len().is_multiple_of(places.len()));
+        Parts { places, bytes }
+    }
+
+    /// Puts the pieces over `value`. One that does not lie within it changes nothing.
+    pub fn apply(&self, value: &mut [u8]) {
+        let n = self.bytes.len().checked_div(self.places.len()).unwrap_or(0).max(1);
+        for (place, piece) in self.places.iter().zip(self.bytes.chunks_exact(n)) {
+            let at = *place as usize;
+            let there = value.get_mut(at..at + n);
+            debug_assert!(there.is_some(), "a piece at {at} lies outside its value");
+            there.into_iter().for_each(|it| it.copy_from_slice(piece));
+        }
+    }
+}
+
 /// What one batch changes, sorted by key.
 ///
 /// If a read failed while the batch was being folded, the changes carry that fault and every
@@ -74,6 +122,8 @@ pub(crate) type Value = Arc<Vec<u8>>;
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     pairs: Vec<(Arc<[u8]>, Option<Value>)>,
+    /// Keys that are not among the pairs; none but for a store that is resident.
+    parts: Vec<(Arc<[u8]>, Arc<Parts>)>,
     fault: Option<LogError>,
 }
 
@@ -94,7 +144,13 @@ impl Changes {
             }
             same
         });
-        Changes { pairs, fault: None }
+        Changes { pairs, parts: Vec::new(), fault: None }
+    }
+
+    pub(crate) fn with_parts(mut self, mut parts: Vec<(Arc<[u8]>, Arc<Parts>)>) -> Self {
+        parts.sort_by(|a, b| a.0.cmp(&b.0));
+        self.parts = parts;
+        self
     }
 
     pub(crate) fn with_fault(mut self, fault: Option<LogError>) -> Self {
@@ -107,13 +163,18 @@ impl Changes {
         self.pairs.iter().map(|(key, value)| (&**key, value.as_deref().map(Vec::as_slice)))
     }
 
-    pub(crate) fn into_shared(self) -> Vec<(Arc<[u8]>, Option<Value>)> {
-        self.pairs
+    pub(crate) fn values(&self) -> &[(Arc<[u8]>, Option<Value>)] {
+        &self.pairs
+    }
+
+    /// The values of which only parts change, sorted by key.
+    pub(crate) fn parts(&self) -> &[(Arc<[u8]>, Arc<Parts>)] {
+        &self.parts
     }
 
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
+        self.pairs.is_empty() && self.parts.is_empty()
     }
 
     /// Refuses changes that were folded on a failed read.
@@ -133,6 +194,12 @@ impl Changes {
                 None => out.u8(0),
                 Some(value) => out.u8(1).bytes(value),
             };
+        }
+        for (key, parts) in &self.parts {
+            out.bytes(key).u8(2).bytes(&parts.bytes);
+            parts.places.iter().for_each(|it| {
+                out.u64(u64::from(*it));
+            });
         }
         Hash::of(&[b"healwright/changes/v1\0", &out.0])
     }

@@ -234,7 +234,7 @@ impl Log for KafkaLog {
         if let Append::Appended(head) = &appended
             && self.state.position()? == batch.header.first_seq
         {
-            self.state.commit(head.next_seq, changes.clone())?;
+            self.state.commit(head.next_seq, changes)?;
         }
         Ok(appended)
     }
@@ -303,11 +303,19 @@ impl Store for KafkaLog {
         self.state.scan(prefix, each)
     }
 
+    fn look(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<(), LogError> {
+        self.state.look(key, look)
+    }
+
+    fn is_resident(&self) -> bool {
+        true
+    }
+
     fn position(&self) -> Result<u64, LogError> {
         self.state.position()
     }
 
     fn commit(&self, next_seq: u64, changes: &Changes) -> Result<(), LogError> {
-        self.state.commit(next_seq, changes.clone())
+        self.state.commit(next_seq, changes)
     }
 }

@@ -2,35 +2,75 @@
 //!
 //! The chain is the cluster's and the state is `fold(chain)`, so what of it has not been written
 //! when the process ends is folded again (protocol.md §2, step 5: the store may lag the journal
-//! and never leads it). What busy folds rewrite with every batch is therefore written once a
-//! second, the last value of each key, sorted; position and changes stay one write.
+//! and never leads it). What busy folds rewrite with every batch is therefore written now and
+//! then, the last value of each key, sorted; position and changes stay one write.
+//!
+//! What has been committed lies here and nowhere else in memory, so a batch that changes parts of
+//! a value changes them where they lie: at a million series a batch touches a tenth of 64 MiB.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::cache::Cache;
 use crate::embedded::EmbeddedLog;
+use crate::keyed::CACHE_BYTES;
 use crate::memory::lock;
 use crate::store::Value;
 use crate::{Changes, LogError};
 
-/// At most so much is folded again after a crash.
+/// Small changes are written so often: at most so much is folded again after a crash.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of state that are written a second. Each costs a write-ahead log, a table file and
+/// compactions, so a large state is written more seldom: one of a million series every 16 s.
+const WRITE_BYTES_PER_S: usize = 4 * 1024 * 1024;
+/// With so much waiting it is written at once: it is memory, and longer than this it should not
+/// take to fold again.
+const PENDING_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// The state of a copy, ahead of its disk.
 pub(crate) struct Behind {
     copy: Arc<EmbeddedLog>,
     every: Duration,
-    pending: Mutex<Pending>,
+    memory: Mutex<Memory>,
 }
 
-#[derive(Default)]
-struct Pending {
-    changes: BTreeMap<Arc<[u8]>, Option<Value>>,
-    /// Position that belongs to the changes; none where the disk has it.
+struct Memory {
+    /// What the disk does not have.
+    pending: BTreeMap<Arc<[u8]>, Option<Value>>,
+    /// Bytes of the values among them.
+    n_bytes: usize,
+    /// What it has, as far as it is kept in memory; keys that are not pending.
+    written: Cache,
+    /// Position that belongs to what is pending; none where the disk has it.
     next_seq: Option<u64>,
-    written: Option<Instant>,
+    written_at: Option<Instant>,
 }
+
+impl Memory {
+    fn put(&mut self, key: &Arc<[u8]>, value: Option<Value>) {
+        let len = |it: &Option<Value>| it.as_ref().map_or(0, |it| it.len());
+        self.n_bytes += len(&value);
+        match self.pending.get_mut(key) {
+            Some(before) => {
+                self.n_bytes -= len(before);
+                *before = value;
+            }
+            None => {
+                self.written.take(key);
+                self.pending.insert(key.clone(), value);
+            }
+        }
+    }
+
+    /// Bytes that wait, the keys' included, which are all there is of a deletion.
+    fn n_waiting(&self) -> usize {
+        self.n_bytes + self.pending.len() * KEY_BYTES
+    }
+}
+
+/// About so much a key takes beside its value.
+const KEY_BYTES: usize = 64;
 
 impl Behind {
     pub(crate) fn of(copy: Arc<EmbeddedLog>) -> Self {
@@ -38,44 +78,92 @@ impl Behind {
     }
 
     fn every(copy: Arc<EmbeddedLog>, every: Duration) -> Self {
-        Behind { copy, every, pending: Mutex::default() }
+        let memory = Memory {
+            pending: BTreeMap::new(),
+            n_bytes: 0,
+            written: Cache::new(CACHE_BYTES),
+            next_seq: None,
+            written_at: None,
+        };
+        Behind { copy, every, memory: Mutex::new(memory) }
     }
 
-    pub(crate) fn commit(&self, next_seq: u64, changes: Changes) -> Result<(), LogError> {
+    pub(crate) fn commit(&self, next_seq: u64, changes: &Changes) -> Result<(), LogError> {
         changes.sound()?;
-        let mut pending = lock(&self.pending);
-        pending.changes.extend(changes.into_shared());
-        pending.next_seq = Some(next_seq);
-        let is_due = pending.written.is_none_or(|it| it.elapsed() >= self.every);
-        if is_due { self.write(&mut pending) } else { Ok(()) }
+        let memory = &mut *lock(&self.memory);
+        // What can fail comes first. A value that waits unchanged is written unchanged.
+        for (key, _) in changes.parts() {
+            if memory.pending.contains_key(key) {
+                continue;
+            }
+            let value = match memory.written.take(key) {
+                Some(value) => value,
+                None => crate::Store::get(&*self.copy, key)?.map(Arc::new),
+            };
+            memory.put(key, value);
+        }
+        for (key, parts) in changes.parts() {
+            let value = memory.pending.get_mut(key).and_then(Option::as_mut);
+            // Nobody else holds it, so nothing is copied.
+            value.into_iter().for_each(|it| parts.apply(Arc::<Vec<u8>>::make_mut(it)));
+        }
+        for (key, value) in changes.values() {
+            memory.put(key, value.clone());
+        }
+        memory.next_seq = Some(next_seq);
+        if self.is_due(memory) { self.write(memory) } else { Ok(()) }
+    }
+
+    fn is_due(&self, memory: &Memory) -> bool {
+        let n_waiting = memory.n_waiting();
+        let share = n_waiting as f64 / WRITE_BYTES_PER_S as f64;
+        let every = self.every.max(WRITE_EVERY.mul_f64(share));
+        n_waiting > PENDING_BYTES_MAX || memory.written_at.is_none_or(|it| it.elapsed() >= every)
     }
 
     /// Writes what is pending.
     pub(crate) fn flush(&self) -> Result<(), LogError> {
-        self.write(&mut lock(&self.pending))
+        self.write(&mut lock(&self.memory))
     }
 
-    fn write(&self, pending: &mut Pending) -> Result<(), LogError> {
+    fn write(&self, memory: &mut Memory) -> Result<(), LogError> {
         // Taken together: after a failed write neither is there, and both are folded again.
-        let Some(next_seq) = pending.next_seq.take() else { return Ok(()) };
-        let changes = std::mem::take(&mut pending.changes);
-        self.copy.fold(next_seq, &Changes::shared(changes.into_iter().collect()))?;
-        pending.written = Some(Instant::now());
+        let Some(next_seq) = memory.next_seq.take() else { return Ok(()) };
+        memory.n_bytes = 0;
+        let changes = Changes::shared(std::mem::take(&mut memory.pending).into_iter().collect());
+        self.copy.fold(next_seq, &changes)?;
+        for (key, value) in changes.values() {
+            memory.written.insert(key.clone(), value.clone());
+        }
+        memory.written_at = Some(Instant::now());
         Ok(())
     }
 
     pub(crate) fn position(&self) -> Result<u64, LogError> {
-        match lock(&self.pending).next_seq {
+        match lock(&self.memory).next_seq {
             Some(next_seq) => Ok(next_seq),
             None => crate::Store::position(&*self.copy),
         }
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
-        match lock(&self.pending).changes.get(key) {
-            Some(value) => Ok(value.as_deref().cloned()),
-            None => crate::Store::get(&*self.copy, key),
+        let mut found = None;
+        self.look(key, &mut |value| found = Some(value.to_vec()))?;
+        Ok(found)
+    }
+
+    /// Shows `look` the value of `key` where it lies.
+    pub(crate) fn look(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<(), LogError> {
+        let memory = &mut *lock(&self.memory);
+        let mut show = |value: Option<&[u8]>| value.into_iter().for_each(&mut *look);
+        if let Some(value) = memory.pending.get(key) {
+            show(value.as_deref().map(Vec::as_slice));
+        } else if !memory.written.look(key, &mut show) {
+            let value = crate::Store::get(&*self.copy, key)?;
+            show(value.as_deref());
+            memory.written.insert(key.into(), value.map(Arc::new));
         }
+        Ok(())
     }
 
     pub(crate) fn scan(
@@ -83,9 +171,9 @@ impl Behind {
         prefix: &[u8],
         each: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<(), LogError> {
-        let pending = lock(&self.pending);
+        let memory = lock(&self.memory);
         let from = (std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded);
-        let ahead = pending.changes.range::<[u8], _>(from);
+        let ahead = memory.pending.range::<[u8], _>(from);
         let mut ahead = ahead.take_while(|(key, _)| key.starts_with(prefix)).peekable();
         crate::Store::scan(&*self.copy, prefix, &mut |key, value| {
             while let Some((first, new)) = ahead.next_if(|(it, _)| it[..] < *key) {
@@ -114,6 +202,7 @@ impl Drop for Behind {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::{Parts, State, Store};
 
     fn put(pairs: &[(&str, Option<&str>)]) -> Changes {
         let owned = |text: &str| text.as_bytes().to_vec();
@@ -136,11 +225,11 @@ mod tests {
         let copy = Arc::new(EmbeddedLog::open(dir.path(), "test", 0).unwrap());
         // The first is written at once; what follows waits, here for ever.
         let state = Behind::every(copy.clone(), Duration::MAX);
-        state.commit(1, put(&[("k1", Some("a")), ("k3", Some("b")), ("k5", Some("c"))])).unwrap();
+        state.commit(1, &put(&[("k1", Some("a")), ("k3", Some("b")), ("k5", Some("c"))])).unwrap();
         assert_eq!(crate::Store::position(&*copy).unwrap(), 1);
         let next = [("k0", Some("d")), ("k3", None), ("k4", Some("e")), ("l", Some("f"))];
-        state.commit(2, put(&next)).unwrap();
-        state.commit(3, put(&[("k5", Some("g")), ("k6", Some("h"))])).unwrap();
+        state.commit(2, &put(&next)).unwrap();
+        state.commit(3, &put(&[("k5", Some("g")), ("k6", Some("h"))])).unwrap();
         assert_eq!(crate::Store::position(&*copy).unwrap(), 1, "the disk lags");
         assert_eq!(state.position().unwrap(), 3);
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
@@ -153,5 +242,104 @@ mod tests {
         assert_eq!(all(&state), expected);
         drop(state);
         assert_eq!(crate::Store::get(&*copy, b"k3").unwrap(), None);
+    }
+
+    /// A state over it, with a batch that changes parts of values; the disk is written after
+    /// every batch or after none.
+    #[test]
+    fn parts_of_a_value_change_where_it_lies() {
+        for every in [Duration::ZERO, Duration::MAX] {
+            let dir = tempfile::tempdir().unwrap();
+            let copy = Arc::new(EmbeddedLog::open(dir.path(), "test", 0).unwrap());
+            let log = Arc::new(Copied(Behind::every(copy, every)));
+            let mut state = State::new(log.clone()).unwrap();
+            state.put(b"k", b"0123456789".to_vec());
+            state.put(b"l", b"0123".to_vec());
+            let commit = |state: &mut State, next_seq| {
+                log.0.commit(next_seq, &state.changes()).unwrap();
+                state.commit();
+            };
+            commit(&mut state, 1);
+            let patch = |state: &mut State| {
+                state.patch(b"k", Parts::new(vec![8, 2], b"ABCD".to_vec()));
+            };
+            patch(&mut state);
+            state.discard();
+            assert_eq!(state.get(b"k").unwrap(), b"0123456789", "what is discarded is gone");
+            patch(&mut state);
+            let pending = (state.get(b"k").unwrap(), state.digest().unwrap());
+            assert_eq!(pending.0, b"01CD4567AB");
+            assert_eq!(state.scan(b"k"), [(b"k".to_vec(), pending.0.clone())]);
+            assert_eq!(log.get(b"k").unwrap().unwrap(), b"0123456789", "it is not committed");
+            let before = Arc::as_ptr(&held(&log.0, b"k"));
+            commit(&mut state, 2);
+            assert_eq!(before, Arc::as_ptr(&held(&log.0, b"k")), "the value was copied");
+            assert_eq!((state.get(b"k").unwrap(), state.digest().unwrap()), pending);
+            // On top of a part that is pending, and of a whole value that is.
+            patch(&mut state);
+            state.patch(b"k", Parts::new(vec![0], b"x".to_vec()));
+            state.put(b"l", b"4567".to_vec());
+            state.patch(b"l", Parts::new(vec![3], b"y".to_vec()));
+            commit(&mut state, 3);
+            drop(state);
+            let state = State::new(log.clone()).unwrap();
+            assert_eq!(
+                state.scan(b""),
+                [(b"k".to_vec(), b"x1CD4567AB".to_vec()), (b"l".to_vec(), b"456y".to_vec())]
+            );
+        }
+    }
+
+    fn held(behind: &Behind, key: &[u8]) -> Value {
+        let memory = lock(&behind.memory);
+        let value = memory.pending.get(key).cloned().flatten();
+        drop(memory);
+        value.unwrap_or_else(|| {
+            let mut memory = lock(&behind.memory);
+            let value = memory.written.take(key).unwrap();
+            memory.written.insert(key.into(), value.clone());
+            value.unwrap()
+        })
+    }
+
+    #[test]
+    fn the_more_waits_the_more_seldom_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = Arc::new(EmbeddedLog::open(dir.path(), "test", 0).unwrap());
+        let state = Behind::of(copy);
+        let due = |n_bytes: usize, since: Duration| {
+            let mut memory = lock(&state.memory);
+            memory.n_bytes = n_bytes;
+            memory.written_at = Some(Instant::now().checked_sub(since).unwrap());
+            state.is_due(&memory)
+        };
+        let mib = 1024 * 1024;
+        assert!(due(1, Duration::from_secs(1)));
+        assert!(!due(8 * mib, Duration::from_millis(1900)) && due(8 * mib, Duration::from_secs(2)));
+        assert!(!due(64 * mib, Duration::from_secs(15)) && due(64 * mib, Duration::from_secs(16)));
+        assert!(due(129 * mib, Duration::ZERO));
+    }
+
+    struct Copied(Behind);
+
+    impl Store for Copied {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
+            self.0.get(key)
+        }
+        fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), LogError> {
+            self.0.scan(prefix, each)
+        }
+        fn look(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<(), LogError> {
+            self.0.look(key, look)
+        }
+        fn is_resident(&self) -> bool {
+            true
+        }
+        fn position(&self) -> Result<u64, LogError> {
+            self.0.position()
+        }
+        fn commit(&self, next_seq: u64, changes: &Changes) -> Result<(), LogError> {
+            self.0.commit(next_seq, changes)
+        }
     }
 }
