@@ -100,6 +100,12 @@ impl<'a> Samples<'a> {
         self.value.is_empty()
     }
 
+    /// All records as one: indexes are into their own record's dictionary.
+    pub fn end_to_end(&self) -> Columns<'_, 'a> {
+        let Samples { series, series_idx, ts_ns, value, .. } = self;
+        Columns { series, series_idx, ts_ns, value }
+    }
+
     /// The records, in their order.
     pub fn records(&self) -> impl Iterator<Item = Columns<'_, 'a>> {
         let starts = std::iter::once(&(0, 0)).chain(&self.ends);

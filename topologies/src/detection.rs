@@ -16,8 +16,10 @@
 mod generic;
 mod health;
 mod judge;
+mod known;
 mod points;
 mod say;
+mod shard;
 mod window;
 
 #[cfg(test)]

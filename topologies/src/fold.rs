@@ -102,6 +102,16 @@ pub trait Store {
     }
     /// Sets the value under `key`.
     fn put(&mut self, key: &[u8], value: Vec<u8>);
+    /// Puts equal pieces of `parts` over bytes of the value under `key`, which lie there at
+    /// `places`; of pieces that overlap the last wins.
+    fn patch(&mut self, key: &[u8], places: Vec<u32>, parts: Vec<u8>) {
+        let Some(mut value) = self.get(key) else { return };
+        let n = parts.len().checked_div(places.len()).unwrap_or(0).max(1);
+        for (place, part) in places.iter().zip(parts.chunks_exact(n)) {
+            value[*place as usize..][..n].copy_from_slice(part);
+        }
+        self.put(key, value);
+    }
     /// Removes `key`.
     fn delete(&mut self, key: &[u8]);
     /// All pairs whose key starts with `prefix`, in order of key.
@@ -180,6 +190,16 @@ impl<'a> View<'a> {
     /// Another processor's raw bytes under a raw key.
     pub fn peek_raw(&self, processor: &str, key: &[u8]) -> Option<Vec<u8>> {
         self.store.get(&full_key(processor, key))
+    }
+
+    /// Shows `look` the raw bytes under a raw key where there are some: a read that copies nothing.
+    pub fn look_raw(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) {
+        self.store.look(&full_key(self.processor, key), look);
+    }
+
+    /// Puts equal pieces of `parts` over raw bytes under a raw key: see [`Store::patch`].
+    pub fn patch_raw(&mut self, key: &[u8], places: Vec<u32>, parts: Vec<u8>) {
+        self.store.patch(&full_key(self.processor, key), places, parts);
     }
 
     /// Keeps raw bytes under a raw key.

@@ -10,27 +10,19 @@
 //! The hash is not cryptographic. Who sends telemetry can lie about values anyway; two series
 //! that share a hash share a baseline and nothing else.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use schemas::Ns;
 use schemas::event::Series;
 use schemas::telemetry::{self, Columns, Samples};
 
+use super::known::{self, Left};
 use super::points::{Meaning, Point};
+use super::shard::{SHARDS, Shard, shard_key, shard_of};
 use crate::config;
 use crate::fold::View;
 use crate::stats::Baseline;
 
-const SHARDS: usize = 256;
-/// Steps from where a series should stand to where it does, before it is searched for.
-const STEPS_MAX: usize = 32;
-/// Series of a shard; about a million in all, 64 MiB of state. Further ones are not kept.
-const SHARD_MAX: usize = 4096;
-/// A full shard forgets series that have been silent for so long.
-const IDLE: Ns = Ns::from_s(24 * 3600);
-/// Bytes of one series' state. Persisted: frozen.
-const RECORD: usize = 64;
 /// Deviations beyond which a sample is unusual, and how many in a row make the series so.
 const UNUSUAL: f64 = 6.0;
 const UNUSUAL_RUN: u8 = 3;
@@ -68,7 +60,7 @@ impl SeriesState {
     }
 
     #[inline]
-    fn learn(&mut self, value: f64, at: Ns) {
+    pub(super) fn learn(&mut self, value: f64, at: Ns) {
         if !value.is_finite() {
             return;
         }
@@ -83,7 +75,17 @@ impl SeriesState {
         self.at = self.at.max(at);
     }
 
-    fn read(bytes: &[u8]) -> Self {
+    /// Of a record: whether it counts for a service's health, and since which registry that is
+    /// known.
+    #[inline]
+    pub(super) fn head(record: &[u8]) -> (bool, u32) {
+        let mut head = [0; 8];
+        head.copy_from_slice(&record[8..16]);
+        let head = u64::from_le_bytes(head);
+        (head as u8 == HEALTH, (head >> 32) as u32)
+    }
+
+    pub(super) fn read(bytes: &[u8]) -> Self {
         let word = |at: usize| {
             let mut word = [0; 8];
             word.copy_from_slice(&bytes[at..at + 8]);
@@ -106,7 +108,7 @@ impl SeriesState {
     }
 
     /// Writes it into its record, behind the hash.
-    fn write(&self, record: &mut [u8]) {
+    pub(super) fn write(&self, record: &mut [u8]) {
         let head =
             u64::from(self.class) | u64::from(self.run) << 8 | u64::from(self.generation) << 32;
         let Baseline { n, mean, variance } = self.baseline;
@@ -125,95 +127,20 @@ impl SeriesState {
     }
 }
 
-/// The series of one shard as they are kept: records in order of hash, read and written in place.
-/// A record is one line of the processor's cache, so a sample costs one miss.
-#[derive(Default)]
-struct Shard(Vec<u8>);
-
-impl Shard {
-    fn len(&self) -> usize {
-        self.0.len() / RECORD
-    }
-
-    fn hash(&self, at: usize) -> u64 {
-        let mut hash = [0; 8];
-        hash.copy_from_slice(&self.0[at * RECORD..at * RECORD + 8]);
-        u64::from_le_bytes(hash)
-    }
-
-    fn state(&self, at: usize) -> SeriesState {
-        SeriesState::read(&self.0[at * RECORD..(at + 1) * RECORD])
-    }
-
-    fn set(&mut self, at: usize, state: &SeriesState) {
-        state.write(&mut self.0[at * RECORD..(at + 1) * RECORD]);
-    }
-
-    /// Where `hash` stands, or where it would. Hashes are spread evenly, so it is near the share
-    /// of the range that it lies at: a step or two from there instead of a search by halves,
-    /// which is the way out for names chosen to lie in a heap.
-    #[inline]
-    fn find(&self, hash: u64) -> Result<usize, usize> {
-        let n = self.len();
-        // The first byte is the shard's, the same for all.
-        let share = u128::from(hash << 8) * n as u128;
-        let mut at = (share >> 64) as usize;
-        for _ in 0..STEPS_MAX {
-            let here = (at < n).then(|| self.hash(at));
-            match here {
-                Some(here) if here == hash => return Ok(at),
-                Some(here) if here < hash => at += 1,
-                _ if at > 0 && self.hash(at - 1) >= hash => at -= 1,
-                _ => return Err(at),
-            }
-        }
-        self.search(hash)
-    }
-
-    fn search(&self, hash: u64) -> Result<usize, usize> {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            match self.hash(middle).cmp(&hash) {
-                Ordering::Less => low = middle + 1,
-                Ordering::Equal => return Ok(middle),
-                Ordering::Greater => high = middle,
-            }
-        }
-        Err(low)
-    }
-
-    /// Adds a series; where it stands, or `None` when the shard is full of live ones.
-    fn insert(&mut self, hash: u64, at: Ns) -> Option<usize> {
-        if self.len() >= SHARD_MAX {
-            let live = |it: &[u8]| at.since(SeriesState::read(it).at) < IDLE;
-            self.0 = self.0.chunks_exact(RECORD).filter(|it| live(it)).flatten().copied().collect();
-        }
-        if self.len() >= SHARD_MAX {
-            return None;
-        }
-        let (Ok(slot) | Err(slot)) = self.find(hash);
-        let at = slot * RECORD;
-        let mut record = [0; RECORD];
-        record[..8].copy_from_slice(&hash.to_le_bytes());
-        SeriesState::default().write(&mut record);
-        self.0.splice(at..at, record);
-        Some(slot)
-    }
-}
-
 /// The shards that a seal touches, read once and written once.
 struct Shards<'v, 'a> {
     view: &'v mut View<'a>,
-    loaded: Vec<Option<Shard>>,
+    loaded: Vec<Option<Shard<Vec<u8>>>>,
     generation: u32,
+    /// Series of other shards have been learnt already.
+    left: [bool; SHARDS],
 }
 
-/// Where a dictionary entry's state lies; `None` for a series that is not kept.
+/// Where a dictionary entry's state lies; `None` for a series that is not kept, or not here.
 type Place = Option<(u8, u32)>;
 
 impl Shards<'_, '_> {
-    fn shard(&mut self, index: usize) -> &mut Shard {
+    fn shard(&mut self, index: usize) -> &mut Shard<Vec<u8>> {
         let view = &self.view;
         self.loaded[index]
             .get_or_insert_with(|| Shard(view.load_raw(&shard_key(index)).unwrap_or_default()))
@@ -241,6 +168,10 @@ impl Shards<'_, '_> {
         let mut places = Vec::with_capacity(hashes.len());
         let mut has_inserted = false;
         for (hash, bytes) in hashes.iter().zip(series) {
+            if !self.left[shard_of(*hash)] {
+                places.push(None);
+                continue;
+            }
             match self.find(*hash) {
                 Some(place) => {
                     if self.state(place).generation != self.generation {
@@ -251,11 +182,16 @@ impl Shards<'_, '_> {
                 None => {
                     has_inserted = true;
                     self.insert(*hash, bytes, at);
+                    places.push(None);
                 }
             }
         }
         if has_inserted {
-            return hashes.iter().map(|it| self.find(*it)).collect();
+            for (place, hash) in places.iter_mut().zip(&hashes) {
+                if self.left[shard_of(*hash)] {
+                    *place = self.find(*hash);
+                }
+            }
         }
         places
     }
@@ -279,6 +215,20 @@ impl Shards<'_, '_> {
         self.set(place, &SeriesState { class, generation, ..state });
     }
 
+    /// Learns one record and notes which of its dictionary counts for a service's health.
+    fn learn(&mut self, columns: &Columns<'_, '_>, is_health: &mut [bool]) {
+        let newest = Ns(columns.ts_ns.last().copied().unwrap_or(0));
+        let places = self.places(columns.series, newest);
+        let rows = columns.series_idx.iter().zip(columns.ts_ns).zip(columns.value);
+        for ((series, ts), value) in rows {
+            let Some(place) = places[*series as usize] else { continue };
+            let mut state = self.state(place);
+            state.learn(*value, Ns(*ts));
+            self.set(place, &state);
+            is_health[*series as usize] = state.class == HEALTH;
+        }
+    }
+
     fn save(self) {
         for (index, shard) in self.loaded.into_iter().enumerate() {
             if let Some(shard) = shard {
@@ -298,46 +248,50 @@ fn meaning(bytes: &[u8]) -> Option<(Series, Meaning)> {
 /// Learns every sample of a sealed range and returns those that count for a service's health, by
 /// service, in their order.
 pub(super) fn fold(view: &mut View<'_>, samples: &Samples<'_>) -> BTreeMap<String, Vec<Point>> {
+    let left = known::learn(view, samples, generation(view));
+    fold_left(view, samples, left)
+}
+
+/// The same for what is left of it.
+pub(super) fn fold_left(
+    view: &mut View<'_>,
+    samples: &Samples<'_>,
+    left: Left,
+) -> BTreeMap<String, Vec<Point>> {
     let generation = generation(view);
-    let loaded = (0..SHARDS).map(|_| None).collect();
-    let mut shards = Shards { view, loaded, generation };
-    let mut points: BTreeMap<String, Vec<Point>> = BTreeMap::new();
-    for columns in samples.records() {
-        let newest = Ns(columns.ts_ns.last().copied().unwrap_or(0));
-        let places = shards.places(columns.series, newest);
-        let mut has_health = false;
-        let rows = columns.series_idx.iter().zip(columns.ts_ns).zip(columns.value);
-        for ((series, ts), value) in rows {
-            let Some(place) = places[*series as usize] else { continue };
-            let mut state = shards.state(place);
-            state.learn(*value, Ns(*ts));
-            shards.set(place, &state);
-            has_health |= state.class == HEALTH;
+    let Left { shards: left, mut is_health } = left;
+    if left.contains(&true) {
+        let loaded = (0..SHARDS).map(|_| None).collect();
+        let mut shards = Shards { view, loaded, generation, left };
+        let mut first = 0;
+        for columns in samples.records() {
+            let past = first + columns.series.len();
+            shards.learn(&columns, &mut is_health[first..past]);
+            first = past;
         }
-        if has_health {
-            collect(&mut shards, &columns, &places, &mut points);
-        }
+        shards.save();
     }
-    shards.save();
+    let mut points: BTreeMap<String, Vec<Point>> = BTreeMap::new();
+    let mut first = 0;
+    for columns in samples.records() {
+        let past = first + columns.series.len();
+        if is_health[first..past].contains(&true) {
+            collect(&columns, &is_health[first..past], &mut points);
+        }
+        first = past;
+    }
     points
 }
 
 /// Picks the samples of a record that count for a service's health.
 fn collect(
-    shards: &mut Shards<'_, '_>,
     columns: &Columns<'_, '_>,
-    places: &[Place],
+    is_health: &[bool],
     points: &mut BTreeMap<String, Vec<Point>>,
 ) {
-    let meanings: Vec<Option<(Series, Meaning)>> = columns
-        .series
-        .iter()
-        .zip(places)
-        .map(|(bytes, place)| {
-            let is_health = shards.state((*place)?).class == HEALTH;
-            if is_health { meaning(bytes) } else { None }
-        })
-        .collect();
+    let dictionary = columns.series.iter().zip(is_health);
+    let meanings: Vec<Option<(Series, Meaning)>> =
+        dictionary.map(|(bytes, is_health)| is_health.then(|| meaning(bytes))?).collect();
     let rows = columns.series_idx.iter().zip(columns.ts_ns).zip(columns.value);
     for ((index, ts), value) in rows {
         let Some((series, meaning)) = &meanings[*index as usize] else { continue };
@@ -356,7 +310,7 @@ pub(super) fn classify_anew(view: &mut View<'_>) {
     view.save_raw(GENERATION_KEY, next.to_le_bytes().to_vec());
 }
 
-fn generation(view: &View<'_>) -> u32 {
+pub(super) fn generation(view: &View<'_>) -> u32 {
     let bytes = view.load_raw(GENERATION_KEY).and_then(|it| <[u8; 4]>::try_from(it).ok());
     bytes.map_or(0, u32::from_le_bytes)
 }
@@ -379,12 +333,6 @@ pub fn all_series(view: &View<'_>) -> BTreeMap<u64, SeriesState> {
             states.collect::<Vec<_>>()
         })
         .collect()
-}
-
-fn shard_key(index: usize) -> [u8; 7] {
-    let mut key = *b"series/";
-    key[6] = index as u8;
-    key
 }
 
 /// A 64-bit hash by folded multiplication, eight bytes a step (after wyhash, public domain).

@@ -1,0 +1,303 @@
+//! The samples of a sealed range when there are many series, shard by shard.
+//!
+//! A million series are many times what a processor's cache holds, and a range touches a tenth of
+//! them. In the order of the records each sample waits for memory, and writing back whole shards
+//! costs more than all else. Here the samples are put in order of shard first, so that memory is
+//! asked for many lines at once, and of a shard of which little changes only that is written.
+//!
+//! It comes to the same state as going by record: series are independent of each other, and the
+//! samples of each stay in their order. Only a series that is new or has to be classified is not:
+//! its shard is left to the other way.
+
+use schemas::Ns;
+use schemas::telemetry::{Columns, Samples};
+
+use super::generic::{SeriesState, series_hash};
+use super::shard::{RECORD, SHARDS, Shard, shard_key, shard_of};
+use crate::fold::View;
+
+/// Series of a shard from which on this pays: all together are more than a second-level cache.
+const SPREAD: usize = 64;
+
+/// Where one in so many series of a shard is looked up, all are read from end to end before:
+/// memory hands out sixty lines in a row in the time that it takes to fetch one by itself, and
+/// there are several to fetch for each that is looked up.
+const SCAN_EACH: usize = 64;
+
+/// What is left to do by record.
+pub(super) struct Left {
+    /// Shards that have not been touched.
+    pub(super) shards: [bool; SHARDS],
+    /// Of every dictionary entry, whether it counts for a service's health.
+    pub(super) is_health: Vec<bool>,
+}
+
+/// Learns what can be learnt by shard.
+pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32) -> Left {
+    let all = samples.end_to_end();
+    let mut left = Left::all(all.series.len());
+    if !is_spread(view, &all) {
+        return left;
+    }
+    let hashes: Vec<u64> = all.series.iter().map(|it| series_hash(it)).collect();
+    let entry_of = entries(samples);
+    let entries = ByShard::of(hashes.len(), |it| shard_of(hashes[it]));
+    let rows = ByShard::of(entry_of.len(), |it| shard_of(hashes[entry_of[it] as usize]));
+    let mut range =
+        Range { all, hashes, entry_of, generation, places: Vec::new(), column: Vec::new() };
+    range.places.resize(range.hashes.len(), 0);
+    let mut slots = Vec::new();
+    for shard in 0..SHARDS {
+        let (entries, rows) = (entries.of_shard(shard), rows.of_shard(shard));
+        let (key, mut change) = (shard_key(shard), None);
+        view.look_raw(&key, &mut |records| {
+            let records = Shard(records);
+            if range.find(&records, entries, &mut left.is_health) {
+                change = Some(range.change(&records, rows, &mut slots));
+            }
+        });
+        left.shards[shard] = change.is_none() && !entries.is_empty();
+        match change {
+            Some(Change::Whole(records)) => view.save_raw(&key, records),
+            Some(Change::Parts { places, parts }) if !places.is_empty() => {
+                view.patch_raw(&key, places, parts);
+            }
+            Some(Change::Parts { .. }) | None => {}
+        }
+    }
+    left
+}
+
+/// Whether the shard of the first series is a large one; they are about equally large.
+fn is_spread(view: &View<'_>, all: &Columns<'_, '_>) -> bool {
+    let Some(first) = all.series.first() else { return false };
+    let mut n = 0;
+    let key = shard_key(shard_of(series_hash(first)));
+    view.look_raw(&key, &mut |records| n = Shard(records).len());
+    n >= SPREAD
+}
+
+/// The dictionary entry of every sample, counted through all records.
+fn entries(samples: &Samples<'_>) -> Vec<u32> {
+    let mut entry_of = Vec::with_capacity(samples.len());
+    let mut first = 0;
+    for columns in samples.records() {
+        entry_of.extend(columns.series_idx.iter().map(|it| first + it));
+        first += columns.series.len() as u32;
+    }
+    entry_of
+}
+
+/// Numbers of things in order of their shard, and in their own order within it.
+struct ByShard {
+    order: Vec<u32>,
+    /// Where each shard's begin, and where the last one's end.
+    starts: [u32; SHARDS + 1],
+}
+
+impl ByShard {
+    fn of(n: usize, shard: impl Fn(usize) -> usize) -> Self {
+        let mut starts = [0; SHARDS + 1];
+        (0..n).for_each(|it| starts[shard(it) + 1] += 1);
+        (0..SHARDS).for_each(|it| starts[it + 1] += starts[it]);
+        let (mut next, mut order) = (starts, vec![0; n]);
+        for it in 0..n {
+            let place = &mut next[shard(it)];
+            order[*place as usize] = it as u32;
+            *place += 1;
+        }
+        ByShard { order, starts }
+    }
+
+    fn of_shard(&self, shard: usize) -> &[u32] {
+        &self.order[self.starts[shard] as usize..self.starts[shard + 1] as usize]
+    }
+}
+
+/// What a shard becomes.
+enum Change {
+    Whole(Vec<u8>),
+    Parts { places: Vec<u32>, parts: Vec<u8> },
+}
+
+struct Range<'s, 'a> {
+    all: Columns<'s, 'a>,
+    /// Of every dictionary entry.
+    hashes: Vec<u64>,
+    /// Of every sample.
+    entry_of: Vec<u32>,
+    generation: u32,
+    /// Where each dictionary entry stands in its shard.
+    places: Vec<u32>,
+    /// The hashes of the shard at hand.
+    column: Vec<u64>,
+}
+
+impl Left {
+    /// Everything, of as many dictionary entries.
+    pub(super) fn all(n_entries: usize) -> Self {
+        Left { shards: [true; SHARDS], is_health: vec![false; n_entries] }
+    }
+}
+
+impl Range<'_, '_> {
+    /// Looks up the shard's entries; whether all are there and classified.
+    fn find(&mut self, shard: &Shard<&[u8]>, entries: &[u32], is_health: &mut [bool]) -> bool {
+        let are_known = self.find_all(shard, entries, is_health);
+        if !are_known {
+            entries.iter().for_each(|it| is_health[*it as usize] = false);
+        }
+        are_known
+    }
+
+    fn find_all(&mut self, shard: &Shard<&[u8]>, entries: &[u32], is_health: &mut [bool]) -> bool {
+        let is_dense = entries.len() * SCAN_EACH >= shard.len();
+        if is_dense {
+            shard.column(&mut self.column);
+        }
+        for entry in entries {
+            let hash = self.hashes[*entry as usize];
+            let found = if is_dense { self.column.binary_search(&hash) } else { shard.find(hash) };
+            let Ok(at) = found else { return false };
+            let (class, generation) = SeriesState::head(shard.record(at));
+            if generation != self.generation {
+                return false;
+            }
+            is_health[*entry as usize] = class;
+            self.places[*entry as usize] = at as u32;
+        }
+        true
+    }
+
+    /// Learns the shard's samples. `slots` is memory to work in.
+    fn change(&self, shard: &Shard<&[u8]>, rows: &[u32], slots: &mut Vec<u32>) -> Change {
+        if rows.len() * 2 >= shard.len() {
+            let mut records = Shard(shard.0.to_vec());
+            for row in rows {
+                let at = self.places[self.entry_of[*row as usize] as usize] as usize;
+                let mut state = records.state(at);
+                self.take(*row, &mut state);
+                records.set(at, &state);
+            }
+            return Change::Whole(records.0);
+        }
+        let mut places = Vec::with_capacity(rows.len());
+        let mut parts = Shard(Vec::with_capacity(rows.len() * RECORD));
+        // Of each record of the shard, the part that takes its place, counted from one.
+        slots.clear();
+        slots.resize(shard.len(), 0);
+        for row in rows {
+            let at = self.places[self.entry_of[*row as usize] as usize] as usize;
+            if slots[at] == 0 {
+                places.push((at * RECORD) as u32);
+                parts.0.extend_from_slice(shard.record(at));
+                slots[at] = places.len() as u32;
+            }
+            let part = slots[at] as usize - 1;
+            let mut state = parts.state(part);
+            self.take(*row, &mut state);
+            parts.set(part, &state);
+        }
+        Change::Parts { places, parts: parts.0 }
+    }
+
+    #[inline]
+    fn take(&self, row: u32, state: &mut SeriesState) {
+        state.learn(self.all.value[row as usize], Ns(self.all.ts_ns[row as usize]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use schemas::Event;
+    use schemas::event::{Series, TelemetrySample};
+
+    use super::*;
+    use crate::config::Service;
+    use crate::detection::PROCESSOR;
+    use crate::detection::generic::{classify_anew, fold_left, generation};
+    use crate::fold::Store as _;
+    use crate::testing::{Bench, series};
+
+    /// A repeatable number.
+    fn chance(n: u64) -> u64 {
+        (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ n >> 7).wrapping_mul(0x94D0_49BB_1331_11EB) >> 20
+    }
+
+    fn name(n: u64) -> Series {
+        match n % 100 {
+            0 => series("api", "probe", &[("slot", &n.to_string())]),
+            1 => series("stranger", "probe", &[("slot", &n.to_string())]),
+            _ => series("api", &format!("key-{n}"), &[]),
+        }
+    }
+
+    /// A record of these series, each seventh of them twice in the dictionary, with `n_points` of
+    /// each: the second of a pair comes before the first's last.
+    fn record(of: &[u64], n_points: u64) -> Vec<u8> {
+        let twice = of.iter().step_by(7);
+        let of: Vec<u64> = of.iter().chain(twice).copied().collect();
+        let rows = (0..n_points).flat_map(|_| 0..of.len() as u64);
+        let series_idx: Vec<u32> = rows.map(|it| it as u32).collect();
+        let n = series_idx.len() as u64;
+        let value = |it: u64| if it % 50 == 3 { f64::NAN } else { chance(it) as f64 };
+        let sample = TelemetrySample {
+            source: "test".to_owned(),
+            exporter: String::new(),
+            series: of.iter().map(|it| name(*it)).collect(),
+            series_idx,
+            ts_ns: (0..n).map(|it| chance(of[0] + it)).collect(),
+            value: (0..n).map(|it| value(of[0] + it)).collect(),
+            snapshot: None,
+        };
+        Event::from(sample).encode().unwrap()
+    }
+
+    /// Records of `n` series below `below`, `n_points` of each.
+    fn records(seed: u64, n: u64, below: u64, n_points: u64) -> Vec<Vec<u8>> {
+        let of: Vec<u64> = (0..n).map(|it| chance(seed * 7919 + it) % below).collect();
+        of.chunks(100).map(|it| record(it, n_points)).collect()
+    }
+
+    fn bench() -> Bench {
+        let mut bench = Bench::new(&[crate::config::PROCESSOR, PROCESSOR]);
+        let service = Service { name: "api".to_owned(), ..Service::default() };
+        bench.activate("service/api", &service);
+        bench
+    }
+
+    #[test]
+    fn by_shard_and_by_record_come_to_the_same_state() {
+        let all: Vec<u64> = (0..20_000).collect();
+        let seals = [
+            ("all are new", all.chunks(100).map(|it| record(it, 1)).collect(), 256),
+            ("few samples", records(1, 4000, 20_000, 1), 0),
+            ("as few of very few", records(2, 100, 20_000, 1), 0),
+            ("some are new", records(3, 4000, 20_100, 1), 10),
+            ("many samples", records(5, 1000, 500, 40), 0),
+            ("classified anew", records(4, 4000, 20_000, 1), 256),
+        ];
+        let (mut one, mut other, mut n_points) = (bench(), bench(), 0);
+        for (what, records, n_left) in seals {
+            let mut samples = Samples::default();
+            records.iter().for_each(|it| samples.read(it).unwrap());
+            if what == "classified anew" {
+                for it in [&mut one, &mut other] {
+                    classify_anew(&mut it.view(PROCESSOR.name));
+                }
+            }
+            let generation = generation(&one.view(PROCESSOR.name));
+            let left = learn(&mut one.view(PROCESSOR.name), &samples, generation);
+            let n = left.shards.iter().filter(|it| **it).count();
+            assert!(n >= n_left && (n == 0) == (n_left == 0), "{what}: {n} shards are left");
+            let by_shard = fold_left(&mut one.view(PROCESSOR.name), &samples, left);
+            let left = Left::all(samples.end_to_end().series.len());
+            let by_record = fold_left(&mut other.view(PROCESSOR.name), &samples, left);
+            assert_eq!(format!("{by_shard:?}"), format!("{by_record:?}"), "{what}");
+            n_points += by_shard.values().map(Vec::len).sum::<usize>();
+            assert!(one.store().scan(b"detection/") == other.store().scan(b"detection/"), "{what}");
+        }
+        assert!(n_points > 100, "{n_points} samples count for a service's health");
+    }
+}
