@@ -85,6 +85,7 @@ impl SeriesState {
         (head as u8 == HEALTH, (head >> 32) as u32)
     }
 
+    #[inline]
     pub(super) fn read(bytes: &[u8]) -> Self {
         let word = |at: usize| {
             let mut word = [0; 8];
@@ -108,6 +109,7 @@ impl SeriesState {
     }
 
     /// Writes it into its record, behind the hash.
+    #[inline]
     pub(super) fn write(&self, record: &mut [u8]) {
         let head =
             u64::from(self.class) | u64::from(self.run) << 8 | u64::from(self.generation) << 32;

@@ -40,12 +40,22 @@ pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32)
         return left;
     }
     let hashes: Vec<u64> = all.series.iter().map(|it| series_hash(it)).collect();
-    let entry_of = entries(samples);
-    let entries = ByShard::of(hashes.len(), |it| shard_of(hashes[it]));
-    let rows = ByShard::of(entry_of.len(), |it| shard_of(hashes[entry_of[it] as usize]));
-    let mut range =
-        Range { all, hashes, entry_of, generation, places: Vec::new(), column: Vec::new() };
-    range.places.resize(range.hashes.len(), 0);
+    let entry = |it: usize| Item { hash: hashes[it], entry: it as u32, ..Item::default() };
+    let row = |it: usize, entry: u32| Item {
+        hash: hashes[entry as usize],
+        entry,
+        at: Ns(all.ts_ns[it]),
+        value: all.value[it],
+    };
+    let (entries, rows) = match entries(samples) {
+        Some(of) => {
+            let entries = ByShard::of(hashes.len(), entry);
+            (Some(entries), ByShard::of(of.len(), |it| row(it, of[it])))
+        }
+        None => (None, ByShard::of(hashes.len(), |it| row(it, it as u32))),
+    };
+    let entries = entries.as_ref().unwrap_or(&rows);
+    let mut range = Range { generation, places: vec![0; hashes.len()], column: Vec::new() };
     let mut slots = Vec::new();
     for shard in 0..SHARDS {
         let (entries, rows) = (entries.of_shard(shard), rows.of_shard(shard));
@@ -77,40 +87,58 @@ fn is_spread(view: &View<'_>, all: &Columns<'_, '_>) -> bool {
     n >= SPREAD
 }
 
-/// The dictionary entry of every sample, counted through all records.
-fn entries(samples: &Samples<'_>) -> Vec<u32> {
+/// The dictionary entry of every sample, counted through all records; `None` where each entry has
+/// one sample, in its order, as a scrape does.
+fn entries(samples: &Samples<'_>) -> Option<Vec<u32>> {
+    let in_order =
+        |it: Columns<'_, '_>| (0..it.series.len() as u32).eq(it.series_idx.iter().copied());
+    if samples.records().all(in_order) {
+        return None;
+    }
     let mut entry_of = Vec::with_capacity(samples.len());
     let mut first = 0;
     for columns in samples.records() {
         entry_of.extend(columns.series_idx.iter().map(|it| first + it));
         first += columns.series.len() as u32;
     }
-    entry_of
+    Some(entry_of)
 }
 
-/// Numbers of things in order of their shard, and in their own order within it.
+/// A dictionary entry, or a sample with the entry that it belongs to.
+#[derive(Clone, Copy, Default)]
+struct Item {
+    hash: u64,
+    /// Counted through all records.
+    entry: u32,
+    at: Ns,
+    value: f64,
+}
+
+/// Items in order of their shard, and in their own order within it. They are copied: fetched from
+/// where they lie when it is their turn, each would be waited for.
 struct ByShard {
-    order: Vec<u32>,
+    items: Vec<Item>,
     /// Where each shard's begin, and where the last one's end.
     starts: [u32; SHARDS + 1],
 }
 
 impl ByShard {
-    fn of(n: usize, shard: impl Fn(usize) -> usize) -> Self {
+    fn of(n: usize, item: impl Fn(usize) -> Item) -> Self {
         let mut starts = [0; SHARDS + 1];
-        (0..n).for_each(|it| starts[shard(it) + 1] += 1);
+        (0..n).for_each(|it| starts[shard_of(item(it).hash) + 1] += 1);
         (0..SHARDS).for_each(|it| starts[it + 1] += starts[it]);
-        let (mut next, mut order) = (starts, vec![0; n]);
+        let (mut next, mut items) = (starts, vec![Item::default(); n]);
         for it in 0..n {
-            let place = &mut next[shard(it)];
-            order[*place as usize] = it as u32;
+            let item = item(it);
+            let place = &mut next[shard_of(item.hash)];
+            items[*place as usize] = item;
             *place += 1;
         }
-        ByShard { order, starts }
+        ByShard { items, starts }
     }
 
-    fn of_shard(&self, shard: usize) -> &[u32] {
-        &self.order[self.starts[shard] as usize..self.starts[shard + 1] as usize]
+    fn of_shard(&self, shard: usize) -> &[Item] {
+        &self.items[self.starts[shard] as usize..self.starts[shard + 1] as usize]
     }
 }
 
@@ -120,12 +148,7 @@ enum Change {
     Parts { places: Vec<u32>, parts: Vec<u8> },
 }
 
-struct Range<'s, 'a> {
-    all: Columns<'s, 'a>,
-    /// Of every dictionary entry.
-    hashes: Vec<u64>,
-    /// Of every sample.
-    entry_of: Vec<u32>,
+struct Range {
     generation: u32,
     /// Where each dictionary entry stands in its shard.
     places: Vec<u32>,
@@ -140,43 +163,44 @@ impl Left {
     }
 }
 
-impl Range<'_, '_> {
+impl Range {
     /// Looks up the shard's entries; whether all are there and classified.
-    fn find(&mut self, shard: &Shard<&[u8]>, entries: &[u32], is_health: &mut [bool]) -> bool {
+    fn find(&mut self, shard: &Shard<&[u8]>, entries: &[Item], is_health: &mut [bool]) -> bool {
         let are_known = self.find_all(shard, entries, is_health);
         if !are_known {
-            entries.iter().for_each(|it| is_health[*it as usize] = false);
+            entries.iter().for_each(|it| is_health[it.entry as usize] = false);
         }
         are_known
     }
 
-    fn find_all(&mut self, shard: &Shard<&[u8]>, entries: &[u32], is_health: &mut [bool]) -> bool {
+    fn find_all(&mut self, shard: &Shard<&[u8]>, entries: &[Item], is_health: &mut [bool]) -> bool {
         let is_dense = entries.len() * SCAN_EACH >= shard.len();
         if is_dense {
             shard.column(&mut self.column);
         }
-        for entry in entries {
-            let hash = self.hashes[*entry as usize];
-            let found = if is_dense { self.column.binary_search(&hash) } else { shard.find(hash) };
+        for Item { hash, entry, .. } in entries {
+            let found = if is_dense { self.column.binary_search(hash) } else { shard.find(*hash) };
             let Ok(at) = found else { return false };
             let (class, generation) = SeriesState::head(shard.record(at));
             if generation != self.generation {
                 return false;
             }
-            is_health[*entry as usize] = class;
+            if class {
+                is_health[*entry as usize] = true;
+            }
             self.places[*entry as usize] = at as u32;
         }
         true
     }
 
     /// Learns the shard's samples. `slots` is memory to work in.
-    fn change(&self, shard: &Shard<&[u8]>, rows: &[u32], slots: &mut Vec<u32>) -> Change {
+    fn change(&self, shard: &Shard<&[u8]>, rows: &[Item], slots: &mut Vec<u32>) -> Change {
         if rows.len() * 2 >= shard.len() {
             let mut records = Shard(shard.0.to_vec());
             for row in rows {
-                let at = self.places[self.entry_of[*row as usize] as usize] as usize;
+                let at = self.places[row.entry as usize] as usize;
                 let mut state = records.state(at);
-                self.take(*row, &mut state);
+                state.learn(row.value, row.at);
                 records.set(at, &state);
             }
             return Change::Whole(records.0);
@@ -187,7 +211,7 @@ impl Range<'_, '_> {
         slots.clear();
         slots.resize(shard.len(), 0);
         for row in rows {
-            let at = self.places[self.entry_of[*row as usize] as usize] as usize;
+            let at = self.places[row.entry as usize] as usize;
             if slots[at] == 0 {
                 places.push((at * RECORD) as u32);
                 parts.0.extend_from_slice(shard.record(at));
@@ -195,15 +219,10 @@ impl Range<'_, '_> {
             }
             let part = slots[at] as usize - 1;
             let mut state = parts.state(part);
-            self.take(*row, &mut state);
+            state.learn(row.value, row.at);
             parts.set(part, &state);
         }
         Change::Parts { places, parts: parts.0 }
-    }
-
-    #[inline]
-    fn take(&self, row: u32, state: &mut SeriesState) {
-        state.learn(self.all.value[row as usize], Ns(self.all.ts_ns[row as usize]));
     }
 }
 
