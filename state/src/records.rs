@@ -47,6 +47,15 @@ impl Records {
         Arc::make_mut(&mut self.0).push(position, record);
     }
 
+    /// Makes room for records of as many bytes in all. Memory that is grown into by halves is
+    /// touched twice.
+    pub(crate) fn reserve(&mut self, n_bytes: usize) {
+        if let Some(block) = Arc::get_mut(&mut self.0) {
+            let lacking = n_bytes.saturating_sub(block.framed.len());
+            block.framed.reserve_exact(lacking);
+        }
+    }
+
     /// Number of records.
     pub fn len(&self) -> usize {
         self.0.ends.len()
@@ -187,7 +196,9 @@ mod tests {
         records.push(10, b"four");
         assert_eq!(records.iter().last(), Some((10, &b"four"[..])));
         let read = records.clone();
+        records.reserve(1000);
         records.forget(10);
+        records.reserve(1000);
         records.push(11, b"five");
         assert_eq!((read.len(), records.len()), (3, 2), "a clone keeps what it was");
         records.forget(u64::MAX);

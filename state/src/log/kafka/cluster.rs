@@ -154,11 +154,10 @@ impl Cluster {
         config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
         config.set("auto.offset.reset", "error").set("enable.partition.eof", "true");
         config.set("isolation.level", isolation.name()).set("check.crcs", "true");
-        // A queue that is full for a moment must not stall a second (architecture.md).
-        config.set("fetch.queue.backoff.ms", "10").set("queued.max.messages.kbytes", "4096");
-        // A small record takes four times its size in the client's queue. With 5,000 the next fetch
-        // comes too late, and a quarter of the samples a second arrive.
-        config.set("queued.min.messages", "20000");
+        // A queue is as long as it takes to have the next answer, and it is looked after soon: a
+        // small record takes four times its size there, and every partition has its queues.
+        config.set("fetch.queue.backoff.ms", "2").set("queued.max.messages.kbytes", "1024");
+        config.set("queued.min.messages", "5000").set("fetch.message.max.bytes", "524288");
         config.set("fetch.wait.max.ms", "100").set("fetch.error.backoff.ms", "100");
         config
     }

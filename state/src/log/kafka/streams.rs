@@ -23,12 +23,15 @@ use crate::{LogError, Records};
 const ARRIVE_WITHIN: Duration = Duration::from_secs(10);
 /// Buffered at most, beyond what one call asks for.
 const BUFFER_BYTES: usize = 6 * 1024 * 1024;
-const STREAMS: [Stream; 3] = [Stream::Control, Stream::Inbox, Stream::Telemetry];
+/// What each client reads. A broker is asked for one answer at a time, and where nothing has come
+/// in it waits with that for 100 ms: telemetry whose queue was full for a moment would wait behind
+/// an empty inbox, unless it had a queue that lasts as long.
+const CLIENTS: [&[Stream]; 2] = [&[Stream::Control, Stream::Inbox], &[Stream::Telemetry]];
 
 /// The three streams of one partition, read by their owner.
 pub(crate) struct Streams {
     cluster: Cluster,
-    consumer: Arc<BaseConsumer>,
+    consumers: Vec<Arc<BaseConsumer>>,
     lanes: Vec<Lane>,
 }
 
@@ -60,21 +63,36 @@ impl Streams {
         positions: Positions,
         news: &Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Self, LogError> {
+        let mut streams =
+            Streams { cluster: cluster.clone(), consumers: Vec::new(), lanes: Vec::new() };
+        CLIENTS.iter().try_for_each(|it| streams.client(it, partition, positions, news))?;
+        Ok(streams)
+    }
+
+    /// Opens a client that reads these.
+    fn client(
+        &mut self,
+        streams: &[Stream],
+        partition: u32,
+        positions: Positions,
+        news: &Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<(), LogError> {
+        let cluster = &self.cluster;
         let failed = |error: KafkaError| cluster.failed("read the streams", error);
         let consumer: BaseConsumer =
             cluster.reader(Isolation::Committed).create().map_err(failed)?;
         let consumer = Arc::new(consumer);
         let number = i32::try_from(partition).unwrap_or(i32::MAX);
         let mut assignment = TopicPartitionList::new();
-        for stream in STREAMS {
-            let offset = Offset::Offset(i64::try_from(at(positions, stream)).unwrap_or(0));
-            let topic = cluster.stream(stream);
+        for stream in streams {
+            let offset = Offset::Offset(i64::try_from(at(positions, *stream)).unwrap_or(0));
+            let topic = cluster.stream(*stream);
             assignment.add_partition_offset(&topic, number, offset).map_err(failed)?;
         }
         consumer.assign(&assignment).map_err(failed)?;
         let mut lanes = Vec::new();
         // At once: what is fetched before this comes by the consumer's own queue.
-        for stream in STREAMS {
+        for stream in streams.iter().copied() {
             let topic = cluster.stream(stream);
             let queue = consumer.split_partition_queue(&topic, number);
             let mut queue = queue.ok_or_else(|| cluster.failed("read", &topic))?;
@@ -87,7 +105,9 @@ impl Streams {
         for lane in &mut lanes {
             lane.end = cluster.watermarks(&consumer, &lane.topic, partition)?.1;
         }
-        Ok(Streams { cluster: cluster.clone(), consumer, lanes })
+        self.consumers.push(consumer);
+        self.lanes.extend(lanes);
+        Ok(())
     }
 
     /// Records from `from` on; see [`crate::Log::take`]. `None`: they lie below what is kept
@@ -123,15 +143,17 @@ impl Streams {
     /// Serves errors and reconnections, and takes in what was fetched before the streams had
     /// queues of their own: it comes before anything that lies there.
     fn drain(&mut self) -> Result<(), LogError> {
-        while let Some(polled) = self.consumer.poll(Duration::ZERO) {
-            match polled {
-                Ok(message) => {
-                    let lane = self.lanes.iter_mut().find(|it| it.topic == message.topic());
-                    if let Some(lane) = lane {
-                        lane.push(&message);
+        for consumer in &self.consumers {
+            while let Some(polled) = consumer.poll(Duration::ZERO) {
+                match polled {
+                    Ok(message) => {
+                        let lane = self.lanes.iter_mut().find(|it| it.topic == message.topic());
+                        if let Some(lane) = lane {
+                            lane.push(&message);
+                        }
                     }
+                    Err(error) => transient(&self.cluster, &error)?,
                 }
-                Err(error) => transient(&self.cluster, &error)?,
             }
         }
         Ok(())
@@ -168,6 +190,10 @@ impl Lane {
         loop {
             let room = self.room(bytes_max.min(BUFFER_BYTES));
             let left = room.saturating_sub(self.records.n_bytes());
+            if left > self.largest && !self.records.is_empty() {
+                // An eighth more for the lengths, of which small records have many.
+                self.records.reserve(room + room / 8);
+            }
             if left == 0 || !self.poll(cluster, left.div_ceil(self.largest))? {
                 return Ok(());
             }
