@@ -69,6 +69,16 @@ impl<'a> Samples<'a> {
         Samples { series, series_idx, ts_ns, value, ends }
     }
 
+    /// Makes room for `times` as many as there are. Memory that is grown into by halves is touched
+    /// twice.
+    pub fn reserve(&mut self, times: usize) {
+        self.series.reserve_exact(self.series.len() * times);
+        self.series_idx.reserve_exact(self.series_idx.len() * times);
+        self.ts_ns.reserve_exact(self.ts_ns.len() * times);
+        self.value.reserve_exact(self.value.len() * times);
+        self.ends.reserve_exact(self.ends.len() * times);
+    }
+
     /// Adds a record as it is stored: the single-object encoding of `telemetry.sample.v1`.
     /// Nothing is added of one that is refused.
     ///
