@@ -104,8 +104,11 @@ fn a_freeze_works_before_a_profile_is_active_and_a_profile_does_not_lift_it() {
     assert_eq!(world.mode(), Some((Mode::Frozen, 1)));
 }
 
+/// Somebody who may say no.
+type Guard = fn(&mut World);
+
 /// Requests of three hangs, of which the ceiling lets two through, with `guard` before one.
-fn n_requests(guard: Option<(usize, fn(&mut World))>) -> usize {
+fn n_requests(guard: Option<(usize, Guard)>) -> usize {
     let mut world = World::local();
     for (at, service) in ["a", "b", "c"].into_iter().enumerate() {
         world.service(service);
@@ -120,8 +123,8 @@ fn n_requests(guard: Option<(usize, fn(&mut World))>) -> usize {
 /// Whenever the guard speaks, no more happens than would without it.
 #[test]
 fn guard_only_reduces() {
-    let freeze: fn(&mut World) = |world| drop(world.freeze());
-    let others: [fn(&mut World); 2] = [
+    let freeze: Guard = |world| drop(world.freeze());
+    let others: [Guard; 2] = [
         |world| drop(world.unfreeze()),
         |world| {
             world.freeze();
