@@ -123,6 +123,13 @@ impl EmbeddedLog {
         checkpoint.create_checkpoint(target).map_err(unmade)
     }
 
+    /// Has every later write fail, as after one that did.
+    #[cfg(test)]
+    pub(crate) fn refuse_writes(&self) {
+        let why = "the disk is full".to_owned();
+        self.tables.stop(LogError::Fatal { what: "write".to_owned(), why });
+    }
+
     /// How many groups of telemetry have been written since the start, one fsync each.
     pub fn n_telemetry_groups(&self) -> u64 {
         self.telemetry.n_groups()

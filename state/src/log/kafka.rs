@@ -153,7 +153,7 @@ impl KafkaLog {
 
     /// Office is over: the streams are let go.
     pub fn release(&self) {
-        // What cannot be written now is written with the next batch, or folded again.
+        // What cannot be written now waits for the next batch, or is folded again after a start.
         let _ = self.state.flush();
         *lock(&self.streams) = None;
     }
@@ -231,10 +231,16 @@ impl Log for KafkaLog {
             Some(appended) => appended,
             None => self.persist(batch, &record)?,
         };
-        if let Append::Appended(head) = &appended
-            && self.state.position()? == batch.header.first_seq
-        {
-            self.state.commit(head.next_seq, changes)?;
+        if let Append::Appended(head) = &appended {
+            match self.state.position()? {
+                at if at == batch.header.first_seq => self.state.commit(head.next_seq, changes)?,
+                // It was sent again and had been answered.
+                at if at == head.next_seq => {}
+                at => {
+                    let what = format!("commit the state of the batch at {}", head.next_seq);
+                    return Err(LogError::Fatal { what, why: format!("it stands at {at}") });
+                }
+            }
         }
         Ok(appended)
     }

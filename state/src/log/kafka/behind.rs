@@ -127,13 +127,14 @@ impl Behind {
     }
 
     fn write(&self, memory: &mut Memory) -> Result<(), LogError> {
-        // Taken together: after a failed write neither is there, and both are folded again.
-        let Some(next_seq) = memory.next_seq.take() else { return Ok(()) };
-        memory.n_bytes = 0;
-        let changes = Changes::shared(std::mem::take(&mut memory.pending).into_iter().collect());
-        self.copy.fold(next_seq, &changes)?;
-        for (key, value) in changes.values() {
-            memory.written.insert(key.clone(), value.clone());
+        let Some(next_seq) = memory.next_seq else { return Ok(()) };
+        let pending = memory.pending.iter().map(|(key, value)| (key.clone(), value.clone()));
+        // Somebody who goes on after a write that failed goes on from what is here, and what is
+        // here is the fold up to its position.
+        self.copy.fold(next_seq, &Changes::shared(pending.collect()))?;
+        (memory.next_seq, memory.n_bytes) = (None, 0);
+        for (key, value) in std::mem::take(&mut memory.pending) {
+            memory.written.insert(key, value);
         }
         memory.written_at = Some(Instant::now());
         Ok(())
@@ -242,6 +243,20 @@ mod tests {
         assert_eq!(all(&state), expected);
         drop(state);
         assert_eq!(crate::Store::get(&*copy, b"k3").unwrap(), None);
+    }
+
+    #[test]
+    fn a_write_that_fails_takes_nothing_from_who_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = Arc::new(EmbeddedLog::open(dir.path(), "test", 0).unwrap());
+        let state = Behind::every(copy.clone(), Duration::MAX);
+        state.commit(1, &put(&[("k1", Some("a")), ("k2", Some("b"))])).unwrap();
+        state.commit(2, &put(&[("k1", Some("c")), ("k2", None)])).unwrap();
+        let before = all(&state);
+        copy.refuse_writes();
+        state.flush().unwrap_err();
+        assert_eq!((state.position().unwrap(), all(&state)), (2, before));
+        assert_eq!(crate::Store::position(&*copy).unwrap(), 1, "the disk lags");
     }
 
     /// A state over it, with a batch that changes parts of values; the disk is written after
