@@ -1,12 +1,12 @@
-//! The journal on its way to the disk: a thread syncs and reads back what was written while the
-//! owner folds the next batch, and everybody who waits shares one fsync.
+//! The journal on its way to the disk: one thread syncs what was written and another reads it back
+//! while the owner folds the next batch, and everybody who waits shares one fsync.
 //!
 //! ```text
 //! begin ─► written ──fsync──► synced: the next may be written
 //!                               └─► read back, checked, hashed ─► settled: shown, answered for
 //! ```
 //!
-//! The thread starts with the first batch that is begun; a copy of a chain never has one.
+//! The threads start with the first batch that is begun; a copy of a chain never has them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -28,7 +28,7 @@ const LEAVES_MAX: usize = 256 * 1024;
 /// What is written and what of it is settled.
 pub(crate) struct Syncing {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -40,8 +40,8 @@ struct Shared {
 struct Progress {
     /// The end of what is written.
     written: Head,
-    /// Entries below this are durable.
-    synced: u64,
+    /// The end of what is durable.
+    synced: Head,
     /// The end of what is durable and has been read back: what everybody is shown.
     settled: Head,
     /// Leaves of the last entries that were settled.
@@ -55,14 +55,14 @@ impl Syncing {
     pub(crate) fn from(tables: Arc<Tables>, head: Head) -> Self {
         let progress = Progress {
             written: head.clone(),
-            synced: head.next_seq,
+            synced: head.clone(),
             settled: head,
             leaves: VecDeque::new(),
             fault: None,
             closing: false,
         };
         let shared = Shared { tables, progress: Mutex::new(progress), moved: Condvar::new() };
-        Syncing { shared: Arc::new(shared), thread: Mutex::default() }
+        Syncing { shared: Arc::new(shared), threads: Mutex::default() }
     }
 
     /// The end of what is settled.
@@ -70,18 +70,21 @@ impl Syncing {
         lock(&self.shared.progress).settled.clone()
     }
 
-    /// Has the thread run; nothing may be begun before.
+    /// Has the threads run; nothing may be begun before.
     pub(crate) fn start(&self) -> Result<(), LogError> {
-        let mut thread = lock(&self.thread);
-        if thread.is_none() {
+        let mut threads = lock(&self.threads);
+        let works: [(&str, fn(&Shared)); 2] =
+            [("sync", Shared::sync), ("read-back", Shared::settle)];
+        for (name, work) in works.into_iter().skip(threads.len()) {
             let shared = self.shared.clone();
-            let started = std::thread::Builder::new().name("journal".to_owned());
-            let started = started.spawn(move || shared.run());
-            let why = |error: std::io::Error| LogError::Fatal {
-                what: "start the thread that syncs the journal".to_owned(),
-                why: error.to_string(),
-            };
-            *thread = Some(started.map_err(|error| self.shared.tables.stop(why(error)))?);
+            let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+                let _ended = Ended(&shared);
+                work(&shared);
+            });
+            threads.push(started.map_err(|error| {
+                let what = "start a thread for the journal".to_owned();
+                self.shared.tables.stop(LogError::Fatal { what, why: error.to_string() })
+            })?);
         }
         Ok(())
     }
@@ -94,7 +97,7 @@ impl Syncing {
 
     /// Waits until everything below `next_seq` is durable.
     pub(crate) fn synced(&self, next_seq: u64) -> Result<(), LogError> {
-        self.shared.wait_until(|it| next_seq <= it.synced)
+        self.shared.wait_until(|it| next_seq <= it.synced.next_seq)
     }
 
     /// Waits until everything that is begun below `next_seq` is settled.
@@ -117,7 +120,7 @@ impl Syncing {
         let mut progress = lock(&self.shared.progress);
         progress.leaves.clear();
         progress.written = head.clone();
-        progress.synced = head.next_seq;
+        progress.synced = head.clone();
         progress.settled = head;
     }
 }
@@ -126,7 +129,7 @@ impl Drop for Syncing {
     fn drop(&mut self) {
         lock(&self.shared.progress).closing = true;
         self.shared.moved.notify_all();
-        if let Some(thread) = lock(&self.thread).take() {
+        for thread in lock(&self.threads).drain(..) {
             // A panic of the thread has been reported by itself; there is nothing to add.
             let _ = thread.join();
         }
@@ -134,48 +137,56 @@ impl Drop for Syncing {
 }
 
 impl Shared {
-    fn run(&self) {
-        let _ended = Ended(self);
-        while let Some((from, target)) = self.next() {
-            let leaves = self.sync(&target).and_then(|()| self.read_back(&from, &target));
-            let mut progress = lock(&self.progress);
-            match leaves {
-                Ok(leaves) => {
-                    if LEAVES_MAX < progress.leaves.len() + leaves.len() {
-                        progress.leaves.clear();
-                    }
-                    progress.leaves.extend(leaves);
-                    progress.settled = target;
-                }
-                Err(error) => {
-                    progress.fault = Some(self.tables.stop(error));
-                    return;
-                }
+    /// Makes what is written durable, until all is and the log is being closed.
+    fn sync(&self) {
+        while let Some((_, target)) = self.next(|it| (&it.synced, &it.written)) {
+            let synced = self.tables.db.flush_wal(true);
+            match synced {
+                Ok(()) => lock(&self.progress).synced = target,
+                Err(error) => return self.fail(damage::fatal("append to the journal", &error)),
             }
             self.moved.notify_all();
         }
     }
 
-    /// Waits for something to settle: from which head to which. Nothing once all is settled and
-    /// the log is being closed.
-    fn next(&self) -> Option<(Head, Head)> {
+    /// Reads back what is durable, as long as more may become so.
+    fn settle(&self) {
+        while let Some((from, target)) = self.next(|it| (&it.settled, &it.synced)) {
+            let leaves = match self.read_back(&from, &target) {
+                Ok(leaves) => leaves,
+                Err(error) => return self.fail(error),
+            };
+            let mut progress = lock(&self.progress);
+            if LEAVES_MAX < progress.leaves.len() + leaves.len() {
+                progress.leaves.clear();
+            }
+            progress.leaves.extend(leaves);
+            progress.settled = target;
+            drop(progress);
+            self.moved.notify_all();
+        }
+    }
+
+    fn fail(&self, error: LogError) {
+        let fault = self.tables.stop(error);
+        lock(&self.progress).fault.get_or_insert(fault);
+    }
+
+    /// Waits until the second of two heads is ahead of the first, and answers both. Nothing once
+    /// all is settled and the log is being closed, or after a fault.
+    fn next(&self, heads: impl Fn(&Progress) -> (&Head, &Head)) -> Option<(Head, Head)> {
         let mut progress = lock(&self.progress);
-        while progress.written == progress.settled {
-            if progress.closing {
+        loop {
+            let (done, ahead) = heads(&progress);
+            if done != ahead {
+                return Some((done.clone(), ahead.clone()));
+            }
+            let is_over = progress.closing && progress.written == progress.settled;
+            if is_over || progress.fault.is_some() {
                 return None;
             }
             progress = self.wait(progress);
         }
-        Some((progress.settled.clone(), progress.written.clone()))
-    }
-
-    /// Makes what is written up to `target` durable.
-    fn sync(&self, target: &Head) -> Result<(), LogError> {
-        let synced = self.tables.db.flush_wal(true);
-        synced.map_err(|error| damage::fatal("append to the journal", &error))?;
-        lock(&self.progress).synced = target.next_seq;
-        self.moved.notify_all();
-        Ok(())
     }
 
     /// The leaves of what stands between two heads, once it is the chain from one to the other.
@@ -217,14 +228,14 @@ impl Shared {
     }
 }
 
-/// Nobody waits for a thread that has ended, and nothing is written after it.
+/// Nobody waits for a thread that has ended before its time, and nothing is written after it.
 struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
         let Shared { tables, progress, moved } = self.0;
         let what = "sync the journal".to_owned();
-        let why = "its thread has ended".to_owned();
+        let why = "a thread of it has ended".to_owned();
         let mut progress = lock(progress);
         if progress.fault.is_none() && !progress.closing {
             progress.fault = Some(tables.stop(LogError::Fatal { what, why }));
