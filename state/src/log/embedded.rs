@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A batch, the state it changes and the new head are one write, so the state neither lags nor
-//! leads the chain here; it is synced before anything of it is answered ([`syncing`]). Telemetry
+//! leads the chain here; it is synced before anything of it is answered (`syncing`). Telemetry
 //! is written in groups, one fsync for all who wait. `inbox` and `inbox.control` are kept in
 //! memory: what is taken from them is acknowledged only when it is journaled.
 //!
