@@ -25,6 +25,9 @@ const READ_BYTES: usize = 4 * 1024 * 1024;
 /// Leaves kept for whoever signs the tree; one who asks later has them read again.
 const LEAVES_MAX: usize = 256 * 1024;
 
+/// What one of the threads does, to its end.
+type Work = fn(&Shared);
+
 /// What is written and what of it is settled.
 pub(crate) struct Syncing {
     shared: Arc<Shared>,
@@ -73,8 +76,7 @@ impl Syncing {
     /// Has the threads run; nothing may be begun before.
     pub(crate) fn start(&self) -> Result<(), LogError> {
         let mut threads = lock(&self.threads);
-        let works: [(&str, fn(&Shared)); 2] =
-            [("sync", Shared::sync), ("read-back", Shared::settle)];
+        let works: [(&str, Work); 2] = [("sync", Shared::sync), ("read-back", Shared::settle)];
         for (name, work) in works.into_iter().skip(threads.len()) {
             let shared = self.shared.clone();
             let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
