@@ -36,17 +36,8 @@ fn up(home: &Home) -> Node {
 
 /// Processes that have to do with `place` and whose command line holds `word`.
 fn pids(place: &Path, word: &str) -> Vec<Pid> {
-    let mut found = Vec::new();
-    for process in std::fs::read_dir("/proc").unwrap().flatten() {
-        let words = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-        let words = String::from_utf8_lossy(&words).replace('\0', " ");
-        let place = place.display().to_string();
-        if words.contains(&place) && words.contains(word) {
-            let number = process.file_name().to_string_lossy().parse().ok();
-            found.extend(number.and_then(Pid::from_raw));
-        }
-    }
-    found
+    let found = home::numbered(place).into_iter().filter(|(_, words)| words.contains(word));
+    found.filter_map(|(number, _)| Pid::from_raw(number)).collect()
 }
 
 fn until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {

@@ -153,14 +153,20 @@ impl Drop for Node {
 
 /// Command lines of processes that have to do with `place`.
 pub(crate) fn processes_of(place: &Path) -> Vec<String> {
+    numbered(place).into_iter().map(|(_, words)| words).collect()
+}
+
+/// The same, each with its process id.
+pub(crate) fn numbered(place: &Path) -> Vec<(i32, String)> {
     let place = place.display().to_string();
     let mut found = Vec::new();
     for process in std::fs::read_dir("/proc").unwrap().flatten() {
         // A process that ends while it is looked at is no process any more.
         let words = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
         let words = String::from_utf8_lossy(&words).replace('\0', " ");
-        if words.contains(&place) {
-            found.push(words);
+        let number = process.file_name().to_string_lossy().parse();
+        if let (Ok(number), true) = (number, words.contains(&place)) {
+            found.push((number, words));
         }
     }
     found
