@@ -8,6 +8,11 @@
 //! It accepts whatever the typed decode accepts, with equal columns. Of the texts it leaves in
 //! place it checks the lengths only; [`series`] checks the rest when a series is first seen.
 
+mod dictionary;
+
+use std::ops::Range;
+
+use self::dictionary::{Dictionaries, Dictionary};
 use crate::event::{Kind, Series};
 use crate::{Error, avro, codec};
 
@@ -16,6 +21,9 @@ use crate::{Error, avro, codec};
 pub struct Columns<'s, 'a> {
     /// Encoded [`Series`], one per dictionary entry: equal bytes, equal series.
     pub series: &'s [&'a [u8]],
+    /// Where its dictionary begins in [`Samples::entries`]. Records that begin at the same entry
+    /// have the same dictionary.
+    pub first: usize,
     /// Index into the dictionary, one per sample.
     pub series_idx: &'s [u32],
     /// Event time of each sample, nanoseconds since the epoch.
@@ -40,8 +48,9 @@ pub struct Samples<'a> {
     series_idx: Vec<u32>,
     ts_ns: Vec<u64>,
     value: Vec<f64>,
-    /// Where each record ends: in the dictionary, and in the columns.
-    ends: Vec<(usize, usize)>,
+    /// Of each record its dictionary among `series`, and where it ends in the columns.
+    records: Vec<(Range<usize>, usize)>,
+    dictionaries: Dictionaries<'a>,
 }
 
 impl<'a> Samples<'a> {
@@ -62,11 +71,12 @@ impl<'a> Samples<'a> {
         self.series_idx.clear();
         self.ts_ns.clear();
         self.value.clear();
-        self.ends.clear();
-        let Samples { series, series_idx, ts_ns, value, ends } = self;
+        self.records.clear();
+        let Samples { series, series_idx, ts_ns, value, records, dictionaries } = self;
         // There is none; the vector's memory goes over to another lifetime.
         let series = series.into_iter().map(|_| &[][..]).collect();
-        Samples { series, series_idx, ts_ns, value, ends }
+        let dictionaries = dictionaries.recycle();
+        Samples { series, series_idx, ts_ns, value, records, dictionaries }
     }
 
     /// Makes room for `times` as many as there are. Memory that is grown into by halves is touched
@@ -76,7 +86,7 @@ impl<'a> Samples<'a> {
         self.series_idx.reserve_exact(self.series_idx.len() * times);
         self.ts_ns.reserve_exact(self.ts_ns.len() * times);
         self.value.reserve_exact(self.value.len() * times);
-        self.ends.reserve_exact(self.ends.len() * times);
+        self.records.reserve_exact(self.records.len() * times);
     }
 
     /// Adds a record as it is stored: the single-object encoding of `telemetry.sample.v1`.
@@ -86,16 +96,13 @@ impl<'a> Samples<'a> {
     /// [`Error::Payload`]: not this schema, columns of unequal length, or an index outside the
     /// dictionary.
     pub fn read(&mut self, record: &'a [u8]) -> Result<(), Error> {
-        let (n_series, n_samples) = self.end();
+        let (n_series, n_samples) = (self.series.len(), self.value.len());
         let added = self.add(record, n_series, n_samples);
-        match added {
-            Ok(()) => self.ends.push((self.series.len(), self.value.len())),
-            Err(_) => {
-                self.series.truncate(n_series);
-                self.series_idx.truncate(n_samples);
-                self.ts_ns.truncate(n_samples);
-                self.value.truncate(n_samples);
-            }
+        if added.is_err() {
+            self.series.truncate(n_series);
+            self.series_idx.truncate(n_samples);
+            self.ts_ns.truncate(n_samples);
+            self.value.truncate(n_samples);
         }
         added
     }
@@ -110,37 +117,48 @@ impl<'a> Samples<'a> {
         self.value.is_empty()
     }
 
-    /// All records as one: indexes are into their own record's dictionary.
-    pub fn end_to_end(&self) -> Columns<'_, 'a> {
-        let Samples { series, series_idx, ts_ns, value, .. } = self;
-        Columns { series, series_idx, ts_ns, value }
+    /// The dictionary entries of all records; a dictionary that comes again stands here once.
+    pub fn entries(&self) -> &[&'a [u8]] {
+        &self.series
+    }
+
+    /// Event time of each sample of all records.
+    pub fn ts_ns(&self) -> &[u64] {
+        &self.ts_ns
+    }
+
+    /// Value of each sample of all records.
+    pub fn value(&self) -> &[f64] {
+        &self.value
     }
 
     /// The records, in their order.
     pub fn records(&self) -> impl Iterator<Item = Columns<'_, 'a>> {
-        let starts = std::iter::once(&(0, 0)).chain(&self.ends);
-        starts.zip(&self.ends).map(|(from, to)| Columns {
-            series: &self.series[from.0..to.0],
-            series_idx: &self.series_idx[from.1..to.1],
-            ts_ns: &self.ts_ns[from.1..to.1],
-            value: &self.value[from.1..to.1],
+        let starts = std::iter::once(0).chain(self.records.iter().map(|(_, end)| *end));
+        starts.zip(&self.records).map(|(start, (entries, end))| Columns {
+            series: &self.series[entries.clone()],
+            first: entries.start,
+            series_idx: &self.series_idx[start..*end],
+            ts_ns: &self.ts_ns[start..*end],
+            value: &self.value[start..*end],
         })
-    }
-
-    fn end(&self) -> (usize, usize) {
-        self.ends.last().copied().unwrap_or_default()
     }
 
     fn add(&mut self, record: &'a [u8], n_series: usize, n_samples: usize) -> Result<(), Error> {
         let datum = codec::datum(Kind::TelemetrySample, record)?;
-        self.columns(datum, n_series, n_samples).map_err(wrong)
+        let dictionary = self.columns(datum, n_samples).map_err(wrong)?;
+        self.records.push((dictionary.entries.clone(), self.value.len()));
+        if dictionary.entries.start == n_series {
+            self.dictionaries.insert(dictionary);
+        }
+        Ok(())
     }
 
-    fn columns(&mut self, datum: &'a [u8], n_series: usize, n_samples: usize) -> Read<()> {
+    fn columns(&mut self, datum: &'a [u8], n_samples: usize) -> Read<Dictionary<'a>> {
         let mut cursor = Cursor { bytes: datum };
         cursor.text()?;
         cursor.skip_text()?;
-        cursor.block(&mut self.series, Cursor::series)?;
+        let dictionary = self.dictionary(&mut cursor)?;
         cursor.block(&mut self.series_idx, Cursor::index)?;
         cursor.block(&mut self.ts_ns, {
             let mut before = (&datum[..0], 0);
@@ -153,11 +171,25 @@ impl<'a> Samples<'a> {
         if self.series_idx.len() != n || self.ts_ns.len() != n {
             return Err("its columns are of unequal length");
         }
-        let entries = self.series.len() - n_series;
+        let entries = dictionary.entries.len();
         if self.series_idx[n_samples..].iter().any(|index| *index as usize >= entries) {
             return Err("a sample names a series outside the dictionary");
         }
-        Ok(())
+        Ok(dictionary)
+    }
+
+    /// One that has been read, or what is read now.
+    fn dictionary(&mut self, cursor: &mut Cursor<'a>) -> Read<Dictionary<'a>> {
+        let start = cursor.bytes;
+        let head = Cursor { bytes: start }.head()?;
+        if let Some(known) = self.dictionaries.find(head, start) {
+            cursor.bytes = &start[known.bytes.len()..];
+            return Ok(known.clone());
+        }
+        let first = self.series.len();
+        cursor.block(&mut self.series, Cursor::series)?;
+        let bytes = &start[..start.len() - cursor.bytes.len()];
+        Ok(Dictionary { head, bytes, entries: first..self.series.len() })
     }
 }
 
@@ -226,6 +258,17 @@ impl<'a> Cursor<'a> {
             1 => self.skip_text(),
             _ => Err("a union branch is not 0 or 1"),
         }
+    }
+
+    /// How a dictionary begins: the number of its entries and the first of them. Nothing of one
+    /// with a single entry, which is read as soon as it is found.
+    fn head(mut self) -> Read<&'a [u8]> {
+        let start = self.bytes;
+        if self.long()? < 2 {
+            return Ok(&[]);
+        }
+        self.series()?;
+        Ok(&start[..start.len() - self.bytes.len()])
     }
 
     /// The bytes of one dictionary entry: service, host, key, labels.

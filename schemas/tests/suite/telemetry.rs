@@ -3,7 +3,7 @@
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use schemas::event::{Series, TelemetrySample};
-use schemas::telemetry::{Samples, series};
+use schemas::telemetry::{Columns, Samples, series};
 use schemas::{Event, Kind};
 
 fn series_strategy() -> impl Strategy<Value = Series> {
@@ -136,8 +136,80 @@ fn records_lie_end_to_end() {
     samples.read(&two).unwrap();
     let alone = [Samples::decode(&one).unwrap(), Samples::decode(&two).unwrap()];
     let alone: Vec<_> = alone.iter().flat_map(Samples::records).collect();
-    assert_eq!(samples.records().collect::<Vec<_>>(), alone);
+    let together: Vec<_> = samples.records().map(|it| Columns { first: 0, ..it }).collect();
+    assert_eq!(together, alone);
     assert_eq!(samples.len(), 3);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(crate::cases(1_000, 100_000)))]
+
+    /// A few dictionaries that come again and again, some of which begin alike, and records that
+    /// are refused in between: each record is what it is alone.
+    #[test]
+    fn a_dictionary_that_comes_again_is_the_same(
+        of in vec(records(), 1..4),
+        order in vec((any::<prop::sample::Index>(), any::<bool>()), 1..20),
+    ) {
+        let alike = of.iter().map(|it| {
+            let mut alike = it.clone();
+            alike.series.last_mut().unwrap().key.push('x');
+            alike
+        });
+        let of: Vec<TelemetrySample> = alike.chain(of.iter().cloned()).collect();
+        let bytes: Vec<Vec<u8>> =
+            of.iter().map(|it| Event::from(it.clone()).encode().unwrap()).collect();
+        let (mut samples, mut expected) = (Samples::default(), Vec::new());
+        for (at, is_cut) in order {
+            let bytes = at.get(&bytes);
+            if is_cut {
+                samples.read(&bytes[..bytes.len() - 1]).unwrap_err();
+                continue;
+            }
+            samples.read(bytes).unwrap();
+            expected.push(bytes);
+        }
+        for (columns, bytes) in samples.records().zip(&expected) {
+            let alone = Samples::decode(bytes).unwrap();
+            let alone = alone.records().next().unwrap();
+            prop_assert_eq!(columns.series, alone.series);
+            prop_assert_eq!(columns.series_idx, alone.series_idx);
+            prop_assert_eq!(columns.ts_ns, alone.ts_ns);
+            prop_assert_eq!(bits(columns.value), bits(alone.value));
+            let entries = &samples.entries()[columns.first..][..alone.series.len()];
+            prop_assert_eq!(entries, alone.series);
+        }
+        prop_assert_eq!(samples.records().count(), expected.len());
+    }
+}
+
+#[test]
+fn a_dictionary_that_comes_again_is_read_once() {
+    let records = [scrape("checkout"), scrape("cart")];
+    let mut samples = Samples::default();
+    for it in records.iter().cycle().take(10) {
+        samples.read(it).unwrap();
+    }
+    let firsts: Vec<usize> = samples.records().map(|it| it.first).collect();
+    assert_eq!(firsts, [0, 3].repeat(5));
+    assert_eq!(samples.entries().len(), 6);
+    assert_eq!(samples.recycle(), Samples::default());
+}
+
+/// One value of each of three series.
+fn scrape(service: &str) -> Vec<u8> {
+    let series = ["requests", "errors", "probe"].map(|key| Series {
+        service: service.to_owned(),
+        host: String::new(),
+        key: key.to_owned(),
+        labels: std::collections::BTreeMap::new(),
+    });
+    let (source, exporter, snapshot) = (String::new(), String::new(), None);
+    let (series_idx, ts_ns, value) = (vec![0, 1, 2], vec![7; 3], vec![1.0, 2.0, 3.0]);
+    let series = series.to_vec();
+    Event::from(TelemetrySample { source, exporter, series, series_idx, ts_ns, value, snapshot })
+        .encode()
+        .unwrap()
 }
 
 #[test]

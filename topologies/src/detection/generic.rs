@@ -136,6 +136,12 @@ struct Shards<'v, 'a> {
     generation: u32,
     /// Series of other shards have been learnt already.
     left: [bool; SHARDS],
+    /// Where the dictionary entries of all records lie.
+    places: Vec<Place>,
+    /// At a dictionary's first entry: how often a series had been inserted, counted from one, when
+    /// all its places were found. Inserting moves places.
+    placed: Vec<u32>,
+    insertions: u32,
 }
 
 /// Where a dictionary entry's state lies; `None` for a series that is not kept, or not here.
@@ -163,42 +169,48 @@ impl Shards<'_, '_> {
         found.ok().map(|at| (index, at as u32))
     }
 
-    /// The places of a record's dictionary. Inserting moves places, so after an insertion they
-    /// are looked up anew; in the steady state nothing is inserted.
-    fn places(&mut self, series: &[&[u8]], at: Ns) -> Vec<Place> {
-        let hashes: Vec<u64> = series.iter().map(|it| series_hash(it)).collect();
-        let mut places = Vec::with_capacity(hashes.len());
-        let mut has_inserted = false;
-        for (hash, bytes) in hashes.iter().zip(series) {
-            if !self.left[shard_of(*hash)] {
-                places.push(None);
+    /// Finds the places of a record's dictionary. One that comes again is where it was, unless a
+    /// series was inserted since; in the steady state none is.
+    fn place(&mut self, columns: &Columns<'_, '_>) {
+        let Columns { series, first, .. } = *columns;
+        if series.is_empty() || self.placed[first] == self.insertions {
+            return;
+        }
+        let newest = Ns(columns.ts_ns.last().copied().unwrap_or(0));
+        let before = self.insertions;
+        self.look_up(series, first, Some(newest));
+        if self.insertions != before {
+            self.look_up(series, first, None);
+        }
+        let mut entries = series.iter().zip(&self.places[first..]);
+        let are_all_kept =
+            entries.all(|(it, place)| place.is_some() || !self.left[shard_of(series_hash(it))]);
+        // A full shard may have room for what it refused by the time of the next record.
+        self.placed[first] = if are_all_kept { self.insertions } else { 0 };
+    }
+
+    /// Looks every entry of a dictionary up; inserts what is not there where `inserted_at` says
+    /// the time for that.
+    fn look_up(&mut self, series: &[&[u8]], first: usize, inserted_at: Option<Ns>) {
+        for (entry, bytes) in (first..).zip(series) {
+            let hash = series_hash(bytes);
+            if !self.left[shard_of(hash)] {
                 continue;
             }
-            match self.find(*hash) {
-                Some(place) => {
-                    if self.state(place).generation != self.generation {
-                        self.classify(place, bytes);
-                    }
-                    places.push(Some(place));
+            let place = self.find(hash);
+            match (place, inserted_at) {
+                (Some(place), _) if self.state(place).generation != self.generation => {
+                    self.classify(place, bytes);
                 }
-                None => {
-                    has_inserted = true;
-                    self.insert(*hash, bytes, at);
-                    places.push(None);
-                }
+                (None, Some(at)) => self.insert(hash, bytes, at),
+                _ => {}
             }
+            self.places[entry] = place;
         }
-        if has_inserted {
-            for (place, hash) in places.iter_mut().zip(&hashes) {
-                if self.left[shard_of(*hash)] {
-                    *place = self.find(*hash);
-                }
-            }
-        }
-        places
     }
 
     fn insert(&mut self, hash: u64, bytes: &[u8], at: Ns) {
+        self.insertions += 1;
         let index = (hash >> 56) as u8;
         if let Some(slot) = self.shard(usize::from(index)).insert(hash, at) {
             self.classify((index, slot as u32), bytes);
@@ -219,15 +231,16 @@ impl Shards<'_, '_> {
 
     /// Learns one record and notes which of its dictionary counts for a service's health.
     fn learn(&mut self, columns: &Columns<'_, '_>, is_health: &mut [bool]) {
-        let newest = Ns(columns.ts_ns.last().copied().unwrap_or(0));
-        let places = self.places(columns.series, newest);
+        self.place(columns);
         let rows = columns.series_idx.iter().zip(columns.ts_ns).zip(columns.value);
         for ((series, ts), value) in rows {
-            let Some(place) = places[*series as usize] else { continue };
-            let mut state = self.state(place);
+            let entry = columns.first + *series as usize;
+            let Some((shard, at)) = self.places[entry] else { continue };
+            let Some(shard) = &mut self.loaded[usize::from(shard)] else { continue };
+            let mut state = shard.state(at as usize);
             state.learn(*value, Ns(*ts));
-            self.set(place, &state);
-            is_health[*series as usize] = state.class == HEALTH;
+            shard.set(at as usize, &state);
+            is_health[entry] = state.class == HEALTH;
         }
     }
 
@@ -263,24 +276,27 @@ pub(super) fn fold_left(
     let generation = generation(view);
     let Left { shards: left, mut is_health } = left;
     if left.contains(&true) {
-        let loaded = (0..SHARDS).map(|_| None).collect();
-        let mut shards = Shards { view, loaded, generation, left };
-        let mut first = 0;
-        for columns in samples.records() {
-            let past = first + columns.series.len();
-            shards.learn(&columns, &mut is_health[first..past]);
-            first = past;
-        }
+        let n_entries = samples.entries().len();
+        let mut shards = Shards {
+            view,
+            loaded: (0..SHARDS).map(|_| None).collect(),
+            generation,
+            left,
+            places: vec![None; n_entries],
+            placed: vec![0; n_entries],
+            insertions: 1,
+        };
+        samples.records().for_each(|it| shards.learn(&it, &mut is_health));
         shards.save();
     }
     let mut points: BTreeMap<String, Vec<Point>> = BTreeMap::new();
-    let mut first = 0;
-    for columns in samples.records() {
-        let past = first + columns.series.len();
-        if is_health[first..past].contains(&true) {
-            collect(&columns, &is_health[first..past], &mut points);
+    if is_health.contains(&true) {
+        for columns in samples.records() {
+            let is_health = &is_health[columns.first..][..columns.series.len()];
+            if is_health.contains(&true) {
+                collect(&columns, is_health, &mut points);
+            }
         }
-        first = past;
     }
     points
 }

@@ -10,7 +10,7 @@
 //! its shard is left to the other way.
 
 use schemas::Ns;
-use schemas::telemetry::{Columns, Samples};
+use schemas::telemetry::Samples;
 
 use super::generic::{SeriesState, series_hash};
 use super::shard::{RECORD, SHARDS, Shard, shard_key, shard_of};
@@ -34,18 +34,18 @@ pub(super) struct Left {
 
 /// Learns what can be learnt by shard.
 pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32) -> Left {
-    let all = samples.end_to_end();
-    let mut left = Left::all(all.series.len());
-    if !is_spread(view, &all) {
+    let mut left = Left::all(samples.entries().len());
+    if !is_spread(view, samples.entries()) {
         return left;
     }
-    let hashes: Vec<u64> = all.series.iter().map(|it| series_hash(it)).collect();
+    let hashes: Vec<u64> = samples.entries().iter().map(|it| series_hash(it)).collect();
     let entry = |it: usize| Item { hash: hashes[it], entry: it as u32, ..Item::default() };
+    let (ts_ns, value) = (samples.ts_ns(), samples.value());
     let row = |it: usize, entry: u32| Item {
         hash: hashes[entry as usize],
         entry,
-        at: Ns(all.ts_ns[it]),
-        value: all.value[it],
+        at: Ns(ts_ns[it]),
+        value: value[it],
     };
     let (entries, rows) = match entries(samples) {
         Some(of) => {
@@ -79,36 +79,30 @@ pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32)
 }
 
 /// Whether the shard of the first series is a large one; they are about equally large.
-fn is_spread(view: &View<'_>, all: &Columns<'_, '_>) -> bool {
-    let Some(first) = all.series.first() else { return false };
+fn is_spread(view: &View<'_>, series: &[&[u8]]) -> bool {
+    let Some(first) = series.first() else { return false };
     let mut n = 0;
     let key = shard_key(shard_of(series_hash(first)));
     view.look_raw(&key, &mut |records| n = Shard(records).len());
     n >= SPREAD
 }
 
-/// The dictionary entry of every sample, counted through all records; `None` where each entry has
-/// one sample, in its order, as a scrape does.
+/// The dictionary entry of every sample; `None` where each entry has one sample, in its order, as
+/// a scrape does.
 fn entries(samples: &Samples<'_>) -> Option<Vec<u32>> {
-    let in_order =
-        |it: Columns<'_, '_>| (0..it.series.len() as u32).eq(it.series_idx.iter().copied());
-    if samples.records().all(in_order) {
-        return None;
-    }
     let mut entry_of = Vec::with_capacity(samples.len());
-    let mut first = 0;
     for columns in samples.records() {
+        let first = columns.first as u32;
         entry_of.extend(columns.series_idx.iter().map(|it| first + it));
-        first += columns.series.len() as u32;
     }
-    Some(entry_of)
+    let are_in_order = (0..samples.entries().len() as u32).eq(entry_of.iter().copied());
+    (!are_in_order).then_some(entry_of)
 }
 
 /// A dictionary entry, or a sample with the entry that it belongs to.
 #[derive(Clone, Copy, Default)]
 struct Item {
     hash: u64,
-    /// Counted through all records.
     entry: u32,
     at: Ns,
     value: f64,
@@ -293,7 +287,8 @@ mod tests {
             ("all are new", all.chunks(100).map(|it| record(it, 1)).collect(), 256),
             ("few samples", records(1, 4000, 20_000, 1), 0),
             ("as few of very few", records(2, 100, 20_000, 1), 0),
-            ("some are new", records(3, 4000, 20_100, 1), 10),
+            ("scrapes that come again", vec![records(1, 4000, 20_000, 1); 3].concat(), 0),
+            ("some are new", vec![records(3, 4000, 20_100, 1); 2].concat(), 10),
             ("many samples", records(5, 1000, 500, 40), 0),
             ("classified anew", records(4, 4000, 20_000, 1), 256),
         ];
@@ -311,7 +306,7 @@ mod tests {
             let n = left.shards.iter().filter(|it| **it).count();
             assert!(n >= n_left && (n == 0) == (n_left == 0), "{what}: {n} shards are left");
             let by_shard = fold_left(&mut one.view(PROCESSOR.name), &samples, left);
-            let left = Left::all(samples.end_to_end().series.len());
+            let left = Left::all(samples.entries().len());
             let by_record = fold_left(&mut other.view(PROCESSOR.name), &samples, left);
             assert_eq!(format!("{by_shard:?}"), format!("{by_record:?}"), "{what}");
             n_points += by_shard.values().map(Vec::len).sum::<usize>();
