@@ -48,9 +48,16 @@ pub struct Samples<'a> {
     series_idx: Vec<u32>,
     ts_ns: Vec<u64>,
     value: Vec<f64>,
-    /// Of each record its dictionary among `series`, and where it ends in the columns.
-    records: Vec<(Range<usize>, usize)>,
+    records: Vec<Place>,
     dictionaries: Dictionaries<'a>,
+}
+
+/// Of a record its dictionary among those of all, and where it ends in the columns. A range is
+/// some megabytes, and records can be as small as a sample.
+#[derive(Clone, Debug, PartialEq)]
+struct Place {
+    entries: Range<u32>,
+    end: u32,
 }
 
 impl<'a> Samples<'a> {
@@ -134,20 +141,26 @@ impl<'a> Samples<'a> {
 
     /// The records, in their order.
     pub fn records(&self) -> impl Iterator<Item = Columns<'_, 'a>> {
-        let starts = std::iter::once(0).chain(self.records.iter().map(|(_, end)| *end));
-        starts.zip(&self.records).map(|(start, (entries, end))| Columns {
-            series: &self.series[entries.clone()],
-            first: entries.start,
-            series_idx: &self.series_idx[start..*end],
-            ts_ns: &self.ts_ns[start..*end],
-            value: &self.value[start..*end],
+        let starts = std::iter::once(0).chain(self.records.iter().map(|it| it.end as usize));
+        starts.zip(&self.records).map(|(start, Place { entries, end })| {
+            let (entries, rows) =
+                (entries.start as usize..entries.end as usize, start..*end as usize);
+            Columns {
+                first: entries.start,
+                series: &self.series[entries],
+                series_idx: &self.series_idx[rows.clone()],
+                ts_ns: &self.ts_ns[rows.clone()],
+                value: &self.value[rows],
+            }
         })
     }
 
     fn add(&mut self, record: &'a [u8], n_series: usize, n_samples: usize) -> Result<(), Error> {
         let datum = codec::datum(Kind::TelemetrySample, record)?;
         let dictionary = self.columns(datum, n_samples).map_err(wrong)?;
-        self.records.push((dictionary.entries.clone(), self.value.len()));
+        let Range { start, end } = dictionary.entries;
+        let entries = start as u32..end as u32;
+        self.records.push(Place { entries, end: self.value.len() as u32 });
         if dictionary.entries.start == n_series {
             self.dictionaries.insert(dictionary);
         }

@@ -145,7 +145,7 @@ struct Shards<'v, 'a> {
 }
 
 /// Where a dictionary entry's state lies; `None` for a series that is not kept, or not here.
-type Place = Option<(u8, u32)>;
+type Place = Option<(u8, u16)>;
 
 impl Shards<'_, '_> {
     fn shard(&mut self, index: usize) -> &mut Shard<Vec<u8>> {
@@ -154,44 +154,46 @@ impl Shards<'_, '_> {
             .get_or_insert_with(|| Shard(view.load_raw(&shard_key(index)).unwrap_or_default()))
     }
 
-    fn state(&mut self, place: (u8, u32)) -> SeriesState {
-        self.shard(usize::from(place.0)).state(place.1 as usize)
+    fn state(&mut self, place: (u8, u16)) -> SeriesState {
+        self.shard(usize::from(place.0)).state(usize::from(place.1))
     }
 
-    fn set(&mut self, place: (u8, u32), state: &SeriesState) {
-        self.shard(usize::from(place.0)).set(place.1 as usize, state);
+    fn set(&mut self, place: (u8, u16), state: &SeriesState) {
+        self.shard(usize::from(place.0)).set(usize::from(place.1), state);
     }
 
     #[inline]
     fn find(&mut self, hash: u64) -> Place {
         let index = (hash >> 56) as u8;
         let found = self.shard(usize::from(index)).find(hash);
-        found.ok().map(|at| (index, at as u32))
+        found.ok().map(|at| (index, at as u16))
     }
 
     /// Finds the places of a record's dictionary. One that comes again is where it was, unless a
     /// series was inserted since; in the steady state none is.
     fn place(&mut self, columns: &Columns<'_, '_>) {
         let Columns { series, first, .. } = *columns;
-        if series.is_empty() || self.placed[first] == self.insertions {
+        // One entry is looked up as soon as its last place.
+        let is_kept = series.len() > 1;
+        if series.is_empty() || is_kept && self.placed[first] == self.insertions {
             return;
         }
         let newest = Ns(columns.ts_ns.last().copied().unwrap_or(0));
         let before = self.insertions;
-        self.look_up(series, first, Some(newest));
+        let mut are_all_there = self.look_up(series, first, Some(newest));
         if self.insertions != before {
-            self.look_up(series, first, None);
+            are_all_there = self.look_up(series, first, None);
         }
-        let mut entries = series.iter().zip(&self.places[first..]);
-        let are_all_kept =
-            entries.all(|(it, place)| place.is_some() || !self.left[shard_of(series_hash(it))]);
-        // A full shard may have room for what it refused by the time of the next record.
-        self.placed[first] = if are_all_kept { self.insertions } else { 0 };
+        if is_kept {
+            // A full shard may take by the next record's time what it refused by this one's.
+            self.placed[first] = if are_all_there { self.insertions } else { 0 };
+        }
     }
 
-    /// Looks every entry of a dictionary up; inserts what is not there where `inserted_at` says
-    /// the time for that.
-    fn look_up(&mut self, series: &[&[u8]], first: usize, inserted_at: Option<Ns>) {
+    /// Looks every entry of a dictionary up; whether all are there. What is not is inserted, where
+    /// `inserted_at` says the time for that.
+    fn look_up(&mut self, series: &[&[u8]], first: usize, inserted_at: Option<Ns>) -> bool {
+        let mut are_all_there = true;
         for (entry, bytes) in (first..).zip(series) {
             let hash = series_hash(bytes);
             if !self.left[shard_of(hash)] {
@@ -205,20 +207,22 @@ impl Shards<'_, '_> {
                 (None, Some(at)) => self.insert(hash, bytes, at),
                 _ => {}
             }
+            are_all_there &= place.is_some();
             self.places[entry] = place;
         }
+        are_all_there
     }
 
     fn insert(&mut self, hash: u64, bytes: &[u8], at: Ns) {
         self.insertions += 1;
         let index = (hash >> 56) as u8;
         if let Some(slot) = self.shard(usize::from(index)).insert(hash, at) {
-            self.classify((index, slot as u32), bytes);
+            self.classify((index, slot as u16), bytes);
         }
     }
 
     /// Decodes the series and remembers what it means, under today's registry.
-    fn classify(&mut self, place: (u8, u32), bytes: &[u8]) {
+    fn classify(&mut self, place: (u8, u16), bytes: &[u8]) {
         let is_registered = |it: &Series| config::service(self.view, &it.service).is_some();
         let class = match meaning(bytes) {
             Some((series, _)) if is_registered(&series) => HEALTH,
@@ -237,9 +241,9 @@ impl Shards<'_, '_> {
             let entry = columns.first + *series as usize;
             let Some((shard, at)) = self.places[entry] else { continue };
             let Some(shard) = &mut self.loaded[usize::from(shard)] else { continue };
-            let mut state = shard.state(at as usize);
+            let mut state = shard.state(usize::from(at));
             state.learn(*value, Ns(*ts));
-            shard.set(at as usize, &state);
+            shard.set(usize::from(at), &state);
             is_health[entry] = state.class == HEALTH;
         }
     }
