@@ -21,6 +21,10 @@ need "command -v bwrap" bubblewrap
 need "python3 -I -c 'import venv'" python3-venv
 need "python3 -c 'import cryptography' || /usr/bin/python3 -c 'import cryptography'" python3-cryptography
 need "command -v curl" curl
+# Debian from 13 on and Ubuntu from 24.04 on have it, and its cargo lies on the path at once.
+if ! command -v cargo >/dev/null && apt-cache show rustup >/dev/null 2>&1; then
+  missing+=(rustup)
+fi
 if [ "${1:-}" = test ]; then
   # Tests against Kafka run the real broker, which Maven fetches, and compile a Java client.
   need "command -v javac" default-jdk-headless
@@ -57,11 +61,17 @@ if ! python3 -c 'import cryptography' >/dev/null 2>&1; then
 fi
 
 if ! command -v cargo >/dev/null; then
-  echo "missing here: Rust 1.95 or later. Install it with rustup (https://rustup.rs)," >&2
-  echo "open a new shell, and run the command again." >&2
+  echo "missing here: Rust 1.95 or later, and this system has no package rustup. Install it as" >&2
+  echo "https://rustup.rs says, open a new shell, and run the command again." >&2
   exit 2
+fi
+# Packaged rustup comes without a compiler.
+if command -v rustup >/dev/null && ! cargo --version >/dev/null 2>&1; then
+  echo "installing the stable Rust compiler with rustup"
+  rustup toolchain install stable --profile minimal --component clippy,rustfmt
+  rustup default stable
 fi
 
 if [ ! -e "${CARGO_TARGET_DIR:-target}/debug/healwright" ]; then
-  echo "first build: RocksDB, librdkafka and about 250 crates are compiled; 10 to 25 minutes on two cores"
+  echo "first build: RocksDB, librdkafka and about 330 crates are compiled; 10 to 25 minutes on two cores"
 fi
