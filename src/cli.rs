@@ -13,7 +13,9 @@ pub mod verdict;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use schemas::event::ChangeKind;
 
 pub use checkpoint::Checkpoint;
 pub use events::Events;
@@ -327,8 +329,8 @@ pub enum Change {
         service: String,
         /// Version after it
         version: String,
-        /// deploy, flag, config or commit
-        #[arg(long, default_value = "deploy", value_name = "KIND")]
+        /// What sort of change
+        #[arg(long, default_value = "deploy", value_name = "KIND", value_parser = change_kind())]
         kind: String,
         /// Your own id; a repeat is answered with the first one's place
         #[arg(long, value_name = "ID")]
@@ -337,6 +339,10 @@ pub enum Change {
         #[arg(long, default_value = "", value_name = "TEXT")]
         summary: String,
     },
+}
+
+fn change_kind() -> PossibleValuesParser {
+    PossibleValuesParser::new(ChangeKind::ALL.iter().map(|it| it.as_str()))
 }
 
 /// `healwright freeze` and `healwright unfreeze`.

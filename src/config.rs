@@ -106,8 +106,16 @@ impl Config {
     /// # Errors
     /// Line, column, rule and the near name for everything that is wrong with it.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let bytes = std::fs::read(path)
-            .with_context(|| format!("reading the configuration {}", path.display()))?;
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
+                "there is no file {}; `--config` names a TOML file, and without it everything is \
+                 as `healwright config show` says",
+                path.display()
+            ),
+            read => {
+                read.with_context(|| format!("reading the configuration {}", path.display()))?
+            }
+        };
         let name = path.display().to_string();
         match String::from_utf8(bytes) {
             Ok(text) => Config::parse(&name, &text),

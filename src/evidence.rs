@@ -192,6 +192,13 @@ pub fn read_files(dir: &Path) -> anyhow::Result<Files> {
     Ok(files)
 }
 
+/// A bundle has a `journal` too, of other files. Each of the two marks is there without the other
+/// when one of them was lost.
+fn is_data_directory(path: &Path) -> bool {
+    let journal = Layout(path.to_owned()).journal();
+    journal.is_dir() && (path.join("deployment").is_file() || journal.join("CURRENT").is_file())
+}
+
 /// `healwright verify [PATH]`: 0 it holds, 1 it does not and where, 2 it is no bundle.
 ///
 /// # Errors
@@ -202,7 +209,7 @@ pub fn verify(session: &Session, out: Out, args: &Verify) -> anyhow::Result<bool
     if let Some(witness) = &args.witness {
         policy.heads.push(known_head(witness)?);
     }
-    let files = if Layout(path.clone()).journal().is_dir() && path.join("deployment").is_file() {
+    let files = if is_data_directory(&path) {
         if let Ok(head) = runner_head(&path) {
             policy.heads.push(head);
         }

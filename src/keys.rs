@@ -73,16 +73,26 @@ impl KeyDir {
         KeyDir(data.join("keys"))
     }
 
-    /// The identity of this node; creates what is missing on first start.
+    /// The identity of this node; creates what is missing on first start. Later a lost node key is
+    /// made anew where the root key is here to certify it, and the log says so.
     ///
     /// # Errors
-    /// A key file that is malformed or readable by others, or an unwritable directory.
+    /// A key file that is malformed or readable by others, an unwritable directory, or a node key
+    /// and a root key that were here and are both gone.
     pub fn identity(&self) -> anyhow::Result<Identity> {
         self.private()?;
         if let Some(certified) = self.certified()? {
             return Ok(certified);
         }
-        let root = self.key("root", true)?;
+        let is_first_start = !self.0.join(CERTIFICATE).exists();
+        let root = self.key("root", is_first_start)?;
+        if self.is_fresh() && !is_first_start {
+            let path = self.0.join("node.key").display().to_string();
+            tracing::warn!(
+                path,
+                "the node key is gone: another one is made, certified by root.key"
+            );
+        }
         let node = self.key("node", true)?;
         let identity = Identity::new(DEFAULT_NAME, &host_name(), &root, node);
         self.keep_certificate(&identity.root, &identity.node_certificate)?;
@@ -268,5 +278,23 @@ mod tests {
         fs::remove_file(dir.path().join("keys/node.certificate")).unwrap();
         let error = format!("{:#}", keys.identity().unwrap_err());
         assert!(error.contains("root.key is gone"), "{error}");
+    }
+
+    #[test]
+    fn a_lost_node_key_is_made_anew_by_the_root_key_and_by_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = KeyDir::of(dir.path());
+        let first = keys.identity().unwrap();
+        fs::remove_file(dir.path().join("keys/node.key")).unwrap();
+        let second = keys.identity().unwrap();
+        assert_eq!(second.deployment, first.deployment);
+        assert_ne!(second.node.public(), first.node.public());
+        for name in ["node.key", "root.key"] {
+            fs::remove_file(dir.path().join("keys").join(name)).unwrap();
+        }
+        let error = format!("{:#}", keys.identity().unwrap_err());
+        assert!(error.contains("root.key does not exist"), "{error}");
+        assert!(!dir.path().join("keys/root.key").exists(), "no other root is made");
+        assert!(keys.is_certified(), "what is left stays");
     }
 }

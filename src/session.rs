@@ -2,6 +2,7 @@
 //! node's API where something is to be said.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -136,14 +137,18 @@ impl Session {
     /// # Errors
     /// It is not named, or the cluster does not answer.
     pub fn partition_to_mend(&self) -> anyhow::Result<u32> {
-        let n_partitions = match &self.log {
-            LogChoice::Embedded => 1,
-            LogChoice::Kafka(cluster) => cluster.n_partitions()?,
-        };
+        let n_partitions = self.n_partitions()?;
         match self.partition {
             Some(named) => Ok(named),
             None if n_partitions == 1 => Ok(0),
             None => bail!("this system has {n_partitions} partitions; add `--partition N`"),
+        }
+    }
+
+    fn n_partitions(&self) -> anyhow::Result<u32> {
+        match &self.log {
+            LogChoice::Embedded => Ok(1),
+            LogChoice::Kafka(cluster) => Ok(cluster.n_partitions()?),
         }
     }
 
@@ -295,8 +300,17 @@ impl Session {
         Ok(Projection::of(self.logs()?)?)
     }
 
-    /// Size and root of the latest head that was signed here, where there is one.
-    pub fn signed_head(&self, partition: u32) -> Option<(u64, String)> {
+    /// Size and root of the latest head that was signed here, by partition. Taken before a
+    /// projection they are not ahead of it, while a node goes on beside.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn signed_heads(&self) -> anyhow::Result<BTreeMap<u32, (u64, String)>> {
+        let numbers = 0..self.n_partitions()?;
+        Ok(numbers.filter_map(|it| Some((it, self.signed_head(it)?))).collect())
+    }
+
+    fn signed_head(&self, partition: u32) -> Option<(u64, String)> {
         let note = std::fs::read(self.layout().partition(partition).checkpoint()).ok()?;
         let note = ledger::note::Note::parse(&note).ok()?;
         let checkpoint = ledger::checkpoint::Checkpoint::parse(note.text()).ok()?;

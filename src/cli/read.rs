@@ -17,17 +17,17 @@ use crate::words;
 /// `healwright status`. The answer is no (exit 1) while a service is red or the mode is unknown
 /// or frozen.
 pub fn status(session: &Session, out: Out) -> anyhow::Result<bool> {
+    let heads = session.signed_heads()?;
     let projection = session.projection()?;
     let running = session.running();
     if out.form == super::Form::Json {
         let mut status = projection.status();
         status["running"] = json!(running.is_some());
         status["address"] = json!(running.as_ref().map(|it| it.http.clone()));
-        let head = session.signed_head(PARTITION);
-        status["verified_head"] = json!(head.as_ref().map(|(size, _)| size));
+        status["verified_head"] = json!(heads.get(&PARTITION).map(|(size, _)| size));
         for partition in status["partitions"].as_array_mut().into_iter().flatten() {
             let number = partition["partition"].as_u64().and_then(|it| u32::try_from(it).ok());
-            let head = number.and_then(|it| session.signed_head(it));
+            let head = number.and_then(|it| heads.get(&it));
             partition["verified_head"] = json!(head.map(|(size, _)| size));
         }
         out.json(&status);
@@ -36,7 +36,7 @@ pub fn status(session: &Session, out: Out) -> anyhow::Result<bool> {
         out.line(&sentence(&model, running.is_some()));
         out.line("");
         let numbers = model.partitions.keys();
-        let heads = numbers.map(|it| (*it, session.signed_head(*it))).collect::<Vec<_>>();
+        let heads = numbers.map(|it| (*it, heads.get(it).cloned())).collect::<Vec<_>>();
         for line in facts(&model, &heads) {
             out.line(&line);
         }

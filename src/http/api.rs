@@ -42,10 +42,20 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Response> {
     })
 }
 
-#[expect(clippy::result_large_err, reason = "the refusal is the answer")]
-fn check(field: &str, text: &str) -> Result<(), Response> {
-    canonical::identifier(text).map(|_| ()).map_err(|error| {
-        problem(StatusCode::BAD_REQUEST, "malformed", format!("`{field}`: {error}"))
+/// What is wrong with a change's texts, if anything: names are names, and what is shown to people
+/// is one line with nothing in it that hides or disguises. It is refused and not put right: what
+/// was acknowledged stands in the journal as it was sent, and equal names have equal bytes.
+fn wrong_text(change: &ChangeObserved) -> Option<String> {
+    let ChangeObserved { id, service, version, reference, author, summary, .. } = change;
+    let names = [("id", id), ("service", service)];
+    let names = names.map(|(field, text)| (field, text, canonical::identifier(text)));
+    let shown =
+        [("version", version), ("ref", reference), ("author", author), ("summary", summary)];
+    let shown = shown.map(|(field, text)| (field, text, canonical::text(text)));
+    names.into_iter().chain(shown).find_map(|(field, text, canonical)| match canonical {
+        Ok(canonical) if canonical == *text => None,
+        Ok(_) => Some(format!("`{field}`: it is not in Unicode's composed form (NFC)")),
+        Err(error) => Some(format!("`{field}`: {error}")),
     })
 }
 
@@ -120,10 +130,8 @@ pub async fn change(State(app): State<App>, Query(wait): Query<Wait>, body: Byte
         Ok(change) => change,
         Err(response) => return response,
     };
-    for (field, text) in [("id", &change.id), ("service", &change.service)] {
-        if let Err(response) = check(field, text) {
-            return response;
-        }
+    if let Some(wrong) = wrong_text(&change) {
+        return problem(StatusCode::BAD_REQUEST, "malformed", wrong);
     }
     let author = if change.author.is_empty() { "api" } else { &change.author };
     let actor = Actor { id: author.to_owned(), kind: ActorKind::Agent, key_id: None };

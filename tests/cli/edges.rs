@@ -30,6 +30,15 @@ fn a_tail_that_is_ended_leaves_no_folder_behind() {
 }
 
 #[test]
+fn a_data_directory_is_known_by_its_journal_when_the_note_of_its_deployment_is_gone() {
+    let home = Home::new();
+    drop(home.up());
+    std::fs::remove_file(home.data().join("deployment")).unwrap();
+    let verified = home.run(&["verify"]).expect(0).out;
+    assert!(verified.starts_with("verified: "), "{verified}");
+}
+
+#[test]
 fn an_export_into_the_data_directory_is_refused() {
     let home = Home::new();
     drop(home.up());
