@@ -210,7 +210,7 @@ fn deliberately_broken_builds_are_caught() {
 
 #[test]
 fn a07_two_owners_on_one_chain_write_one_history() {
-    for seed in 0..if full() { 1000 } else { 30 } {
+    for seed in 0..if full() { 10_000 } else { 1_000 } {
         let mut world = World::new(seed);
         let beside = std::sync::Arc::new(world.memory.beside());
         let folder = tempfile::tempdir().unwrap();

@@ -130,7 +130,7 @@ fn a05_a_cut_below_the_signed_head_is_always_found() {
     let log = Log::with(37, 30, 4);
     let files = log.bundle();
     let journal = &files[&journal_name(0)];
-    let n_last = if full() { 64 * 1024 } else { 300 };
+    let n_last = if full() { 64 * 1024 } else { 1_000 };
     for end in journal.len().saturating_sub(n_last)..journal.len() {
         let mut cut = files.clone();
         cut.insert(journal_name(0), journal[..end].to_vec());

@@ -8,13 +8,19 @@ use state::{HeadError, HeadRecord};
 
 use crate::fixture::deployment;
 
+/// The hash of the batch that ends there.
+fn batch(size: u64) -> Hash {
+    Hash::of(&[b"batch", &size.to_be_bytes()])
+}
+
 fn signed(size: u64, epoch: u64) -> Signed {
-    Signed { size, root: Hash([size as u8; 32]), batch: Hash([size as u8 + 1; 32]), epoch }
+    let (root, batch) = (Hash::of(&[b"root", &size.to_be_bytes()]), batch(size));
+    Signed { size, root, batch, epoch }
 }
 
 fn head(size: u64) -> Head {
     let genesis = Head::genesis(&deployment(), 0);
-    Head { next_seq: size, hash: Hash([size as u8 + 1; 32]), ..genesis }
+    Head { next_seq: size, hash: batch(size), ..genesis }
 }
 
 #[test]
@@ -36,17 +42,17 @@ fn what_was_recorded_is_there_after_a_restart() {
 fn a06_every_older_copy_of_the_log_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut record = HeadRecord::open(&dir.path().join("record")).unwrap();
-    record.advance(signed(100, 3)).unwrap();
-    for size in 0..100 {
+    record.advance(signed(1_000, 3)).unwrap();
+    for size in 0..1_000 {
         let answer = record.check(&head(size));
-        let refused = matches!(answer, Err(HeadError::AheadOfLog { recorded: 100, log, .. })
+        let refused = matches!(answer, Err(HeadError::AheadOfLog { recorded: 1_000, log, .. })
             if log == size);
         assert!(refused, "{answer:?}");
     }
-    assert!(record.check(&head(100)).is_ok());
-    assert!(record.check(&head(101)).is_ok());
-    let other = Head { hash: Hash([9; 32]), ..head(100) };
-    assert!(matches!(record.check(&other), Err(HeadError::Forked { size: 100, .. })));
+    assert!(record.check(&head(1_000)).is_ok());
+    assert!(record.check(&head(1_001)).is_ok());
+    let other = Head { hash: Hash([9; 32]), ..head(1_000) };
+    assert!(matches!(record.check(&other), Err(HeadError::Forked { size: 1_000, .. })));
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn a07_writers_that_race_make_one_history() {
             let appended = &appended;
             scope.spawn(move || {
                 let author = Author::new(name);
-                for _ in 0..150 {
+                for _ in 0..200 {
                     let head = log.head().unwrap();
                     let ours = head.epoch_key == Some(author.key());
                     let batch = if ours { author.batch(&head, 2, 8) } else { author.elect(&head) };

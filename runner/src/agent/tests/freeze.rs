@@ -141,7 +141,7 @@ fn b10_a_freeze_between_two_operations_stops_the_second() {
 #[test]
 fn b10_freezes_race_starts_and_none_starts_after_its_confirmation() {
     let full = std::env::var_os("HEALWRIGHT_FULL").is_some();
-    for round in 0..if full { 10_000 } else { 100 } {
+    for round in 0..if full { 10_000 } else { 1_000 } {
         let mut bed = Bed::new();
         let evidence = bed.decided(round, &["restart:shop"]);
         let said = bed.dispatch(&evidence);
