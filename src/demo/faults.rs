@@ -22,7 +22,8 @@ use crate::node::OPERATOR;
 const WITHIN: Duration = Duration::from_secs(60);
 
 /// Release 1.1.0 is really bad: it fails orders, which no shadow is shown, and one page in forty.
-/// The shadow is too short to tell, the canary sees it, it is rolled back.
+/// The shadow sees the first of those about when the canary has seen enough orders fail, and it is
+/// rolled back.
 pub(super) async fn bad_release(stage: &mut Stage) -> anyhow::Result<Healed> {
     let story = stage.story;
     story.heading(1, "A bad release");
@@ -124,11 +125,9 @@ fn moved(event: &Event) -> Option<Moved> {
 /// A step in the words of the story, with what was counted so far.
 fn words_of(moved: &Moved) -> Option<(String, String)> {
     let count = |key: &str| moved.deltas.get(key).copied().unwrap_or(0.0);
-    let shadow = format!(
-        "shadow sees {:.0} requests, {:.0} differ",
-        count("shadow_n"),
-        count("shadow_differ")
-    );
+    let n_differ = count("shadow_differ");
+    let differs = format!("{n_differ:.0} differ{}", if n_differ == 1.0 { "s" } else { "" });
+    let shadow = format!("shadow sees {:.0} requests, {differs}", count("shadow_n"));
     Some(match moved.phase {
         DeployPhase::Preflight => ("tried in the sandbox".to_owned(), String::new()),
         DeployPhase::Apply => ("started beside 1.0.0".to_owned(), "serves nobody".to_owned()),
@@ -144,7 +143,7 @@ fn words_of(moved: &Moved) -> Option<(String, String)> {
             } else {
                 shadow
             };
-            ("stop".to_owned(), figure)
+            (format!("stop; the shadow sees {:.0} by now, {differs}", count("shadow_n")), figure)
         }
         DeployPhase::Rejected => (format!("refused: {}", moved.reason), String::new()),
         DeployPhase::Verify | DeployPhase::Commit => (moved.reason.clone(), String::new()),
