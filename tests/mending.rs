@@ -8,13 +8,10 @@
 mod home;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use home::{Home, Node};
+use home::{Home, Node, until};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A fault is healed within this, or never.
-const WITHIN: Duration = Duration::from_secs(60);
 const UP: [&str; 5] = ["up", "--config", "hw.toml", "--http", "127.0.0.1:0"];
 
 /// A home with a server under care that nobody here wrote.
@@ -38,17 +35,6 @@ fn up(home: &Home) -> Node {
 fn pids(place: &Path, word: &str) -> Vec<Pid> {
     let found = home::numbered(place).into_iter().filter(|(_, words)| words.contains(word));
     found.filter_map(|(number, _)| Pid::from_raw(number)).collect()
-}
-
-fn until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(answer) = answer() {
-            return answer;
-        }
-        assert!(began.elapsed() < WITHIN, "not within {WITHIN:?}: {what}");
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
 }
 
 /// The server's process, once it answers probes: detection must know it well before a fault

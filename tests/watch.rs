@@ -14,13 +14,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::{Duration, Instant};
 
-use home::{HEALWRIGHT, Home};
+use home::{HEALWRIGHT, Home, until};
 use rustix::process::{Pid, Signal, kill_process};
-
-/// Whatever is waited for comes within this time or never.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A URL at which every request is answered with 200, until the test ends.
 fn answering() -> String {
@@ -52,7 +48,7 @@ impl Watching {
         command.arg("watch").args(words);
         command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
         let watching = Watching { child: command.spawn().unwrap(), out, err };
-        wait(|| watching.err().contains("watching ").then_some(()));
+        until("it watches", || watching.err().contains("watching ").then_some(()));
         watching
     }
 
@@ -73,21 +69,10 @@ impl Watching {
     }
 }
 
-fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(start.elapsed() < PATIENCE, "it never came");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// The process that the runner has recorded, once it has one other than `former`.
 fn process_of(home: &Home, name: &str, former: Option<i32>) -> i32 {
     let record = home.data().join("runner/services").join(name).join("green.json");
-    wait(|| {
+    until("a process other than the former is recorded", || {
         let record: serde_json::Value =
             serde_json::from_slice(&std::fs::read(&record).ok()?).ok()?;
         let pid = i32::try_from(record["process"]["pid"].as_i64()?).ok()?;
@@ -128,7 +113,8 @@ fn a_service_that_does_not_run_is_not_said_to_and_whoever_has_its_port_is_suspec
     let url = answering();
     let words = ["--http", &url, "--start", "false", "--name", "shop"];
     let watching = Watching::start(&home, "first", &words);
-    let told = wait(|| Some(watching.out()).filter(|it| it.contains("shop does not run")));
+    let told =
+        until("it is told", || Some(watching.out()).filter(|it| it.contains("shop does not run")));
     assert!(told.contains("somebody else has its port"), "{told}");
     assert!(told.contains("shop/green.log"), "{told}");
     let said = watching.stop();
@@ -142,7 +128,9 @@ fn a_service_that_gives_no_good_answer_is_told_with_what_was_seen() {
     let url = format!("http://{}/", silent.local_addr().unwrap());
     let words = ["--http", &url, "--start", "sleep 602", "--name", "shop", "--propose-only"];
     let watching = Watching::start(&home, "first", &words);
-    let told = wait(|| Some(watching.out()).filter(|it| it.contains("no good answer within")));
+    let told = until("it is told", || {
+        Some(watching.out()).filter(|it| it.contains("no good answer within"))
+    });
     assert!(told.contains("shop runs, and http://127.0.0.1:"), "{told}");
     let pid = process_of(&home, "shop", None);
     watching.stop();
@@ -158,7 +146,8 @@ fn a_second_watch_starts_the_new_command_and_tells_what_is_new() {
     };
     let first = start("first", "sleep 600");
     let old = process_of(&home, "shop", None);
-    let story = wait(|| Some(first.out()).filter(|it| it.contains("shop probe is well")));
+    let story =
+        until("it is well", || Some(first.out()).filter(|it| it.contains("shop probe is well")));
     let said = first.stop();
     assert!(said.contains(&format!("shop goes on running (pid {old})")), "{said}");
     assert!(runs(old, "sleep 600"));

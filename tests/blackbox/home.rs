@@ -6,6 +6,7 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -170,4 +171,19 @@ pub(crate) fn numbered(place: &Path) -> Vec<(i32, String)> {
         }
     }
     found
+}
+
+/// How long something that a test waits for may take.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// The first answer that is one; `what` says what is waited for.
+pub(crate) fn until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = answer() {
+            return answer;
+        }
+        assert!(began.elapsed() < WITHIN, "not within {WITHIN:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
 }
