@@ -160,6 +160,7 @@ fn a01_text_that_hides_or_disguises_is_refused_with_its_field() {
     }
     let mut body = change("caf\u{e9}");
     body["author"] = json!("Zo\u{eb} <zoe@example.org>");
+    body["summary"] = json!("long ".repeat(4_000));
     assert_eq!(post(&node, "/api/v1/changes", "", &body).0, 201);
 }
 

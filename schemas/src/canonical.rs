@@ -47,6 +47,14 @@ pub fn text(text: &str) -> Result<String, Error> {
     checked("text", text, TEXT_BYTES_MAX)
 }
 
+/// As [`text()`], of any length: for what is only shown and has its limit elsewhere.
+///
+/// # Errors
+/// As [`text()`], without the number of bytes.
+pub fn prose(text: &str) -> Result<String, Error> {
+    checked("text", text, usize::MAX)
+}
+
 /// `text` as the name of something: canonical, one script, no look-alike of an ASCII name.
 ///
 /// ASCII letters and digits, `- . _ : / @ +`, and the letters that UTS 39 allows in

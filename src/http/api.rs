@@ -51,7 +51,7 @@ fn wrong_text(change: &ChangeObserved) -> Option<String> {
     let names = names.map(|(field, text)| (field, text, canonical::identifier(text)));
     let shown =
         [("version", version), ("ref", reference), ("author", author), ("summary", summary)];
-    let shown = shown.map(|(field, text)| (field, text, canonical::text(text)));
+    let shown = shown.map(|(field, text)| (field, text, canonical::prose(text)));
     names.into_iter().chain(shown).find_map(|(field, text, canonical)| match canonical {
         Ok(canonical) if canonical == *text => None,
         Ok(_) => Some(format!("`{field}`: it is not in Unicode's composed form (NFC)")),
