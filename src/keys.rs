@@ -3,7 +3,7 @@
 //! | file | may | its loss costs |
 //! | --- | --- | --- |
 //! | `keys/root.key` | certify node keys | no new node can be certified; keep it elsewhere |
-//! | `keys/node.key` | certify epoch keys, sign exports | this node cannot take office again |
+//! | `keys/node.key` | certify epochs, sign exports | no office until the root certifies another |
 //! | `keys/operator.key` | approve, release, freeze, unfreeze | nobody can approve or unfreeze |
 //!
 //! `keys/node.certificate` holds what the root said about the node key, so that the root key can

@@ -132,14 +132,19 @@ fn what_a_stranger_writes_is_text_on_the_page_and_in_the_terminal() {
     assert_eq!(status, 201, "{answer}");
     let place = answer.split("immutable:log:0/").nth(1).unwrap();
     let seq: String = place.chars().take_while(char::is_ascii_digit).collect();
+    // A signed reason is taken as it is: what it holds must do no harm where it is shown.
+    let reason = format!("{hostile}\u{1b}[31m\u{202e}");
+    home.run(&["freeze", "--yes", "--reason", &reason]).expect(0);
     for path in [format!("/entries/{seq}"), "/".to_owned(), "/?q=%3Cscript%3E".to_owned()] {
         let (_, page) = asked(&node, &format!("GET {path} HTTP/1.1"));
         assert_eq!(page.matches("<script").count(), 2, "{path}: {page}");
-        assert!(!page.contains("<img") && !page.contains('\u{1b}'), "{path}: {page}");
+        let is_harmless = |it: &str| !it.contains(['\u{1b}', '\u{202e}']);
+        assert!(!page.contains("<img") && is_harmless(&page), "{path}: {page}");
         assert!(page.contains("script-src 'self'") && page.contains("default-src 'none'"));
     }
     let listed = home.run(&["events", "list"]).expect(0).out;
-    assert!(listed.contains("script"), "{listed:?}");
+    assert!(listed.contains("\\u{1b}[31m"), "it is shown as what it is: {listed:?}");
+    assert!(!listed.contains(['\u{1b}', '\u{202e}']), "{listed:?}");
 }
 
 /// A01: what hides, disguises or starts another line is refused where it comes in, and so is a

@@ -274,7 +274,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// How a dictionary begins: the number of its entries and the first of them. Nothing of one
-    /// with a single entry, which is read as soon as it is found.
+    /// with a single entry, which is read as fast as it would be found.
     fn head(mut self) -> Read<&'a [u8]> {
         let start = self.bytes;
         if self.long()? < 2 {

@@ -137,13 +137,13 @@ fn words_of(moved: &Moved) -> Option<(String, String)> {
             let (n, errors) = (count("canary_n"), count("canary_errors"));
             let (n_before, before) = (count("baseline_n"), count("baseline_errors"));
             let share = |errors: f64, n: f64| 100.0 * errors / n.max(1.0);
-            let figure = if n > 0.0 {
+            if n > 0.0 {
                 let (new, old) = (share(errors, n), share(before, n_before));
-                format!("errors {new:.0} % against {old:.1} %")
+                let seen = format!("the shadow sees {:.0} by now, {differs}", count("shadow_n"));
+                (format!("stop; {seen}"), format!("errors {new:.0} % against {old:.1} %"))
             } else {
-                shadow
-            };
-            (format!("stop; the shadow sees {:.0} by now, {differs}", count("shadow_n")), figure)
+                ("stop".to_owned(), shadow)
+            }
         }
         DeployPhase::Rejected => (format!("refused: {}", moved.reason), String::new()),
         DeployPhase::Verify | DeployPhase::Commit => (moved.reason.clone(), String::new()),

@@ -173,7 +173,7 @@ impl Shards<'_, '_> {
     /// series was inserted since; in the steady state none is.
     fn place(&mut self, columns: &Columns<'_, '_>) {
         let Columns { series, first, .. } = *columns;
-        // One entry is looked up as soon as its last place.
+        // A single entry is looked up as fast as its last place would be.
         let is_kept = series.len() > 1;
         if series.is_empty() || is_kept && self.placed[first] == self.insertions {
             return;
