@@ -12,6 +12,10 @@
 //! The body hash covers the leaves and not the payloads: a payload is bound by the commitment in
 //! its envelope, so destroying salt and payload later leaves the chain verifiable.
 
+mod stored;
+
+pub use self::stored::Stored;
+
 use serde::Serialize;
 
 use crate::cap::{PAYLOAD_BYTES_MAX, Summary};
@@ -284,7 +288,7 @@ impl Batch {
 
     /// The sequence after its last entry.
     pub fn next_seq(&self) -> u64 {
-        self.header.first_seq.saturating_add(u64::from(self.header.count))
+        self.header.next_seq()
     }
 }
 
@@ -302,6 +306,11 @@ impl Header {
         let Positions { inbox, control, telemetry } = self.positions;
         out.u64(inbox).u64(control).u64(telemetry).u64(self.wall.0).raw(&self.body.0);
         out.0
+    }
+
+    /// The sequence after its last entry.
+    pub fn next_seq(&self) -> u64 {
+        self.first_seq.saturating_add(u64::from(self.count))
     }
 
     /// Reads a stored header.

@@ -176,9 +176,8 @@ pub struct Envelope {
 impl Envelope {
     /// The stored and hashed bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::new(MAGIC);
-        out.0.reserve(256);
-        out.raw(&self.event_id.0).text(self.kind.name()).u16(self.kind.version());
+        let mut out = Writer(Vec::with_capacity(256));
+        out.raw(MAGIC).raw(&self.event_id.0).text(self.kind.name()).u16(self.kind.version());
         out.u32(self.partition).u64(self.seq).text(&self.key).u64(self.tick.0).u64(self.wall.0);
         out.text(&self.actor.id).u8(self.actor.kind as u8);
         out.option_text(self.actor.key_id.as_deref());
@@ -255,6 +254,11 @@ pub fn reference(partition: u32, seq: u64) -> String {
 /// The salted commitment of a payload.
 pub fn commitment(salt: &[u8; 32], payload: &[u8]) -> Hash {
     Hash::of(&[COMMITMENT_DOMAIN, salt, payload])
+}
+
+/// The commitment in stored envelope bytes: what they end with.
+pub(crate) fn committed(envelope: &[u8]) -> Option<Hash> {
+    envelope.last_chunk().copied().map(Hash)
 }
 
 /// The RFC 6962 leaf hash of stored envelope bytes.

@@ -2,7 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use schemas::batch::Damage;
+use schemas::batch::{Damage, Stored};
 use schemas::envelope::{Redaction, leaf};
 use schemas::{Batch, Entry, Error, Event, Hash, Head, Header, Kind, codec, link};
 
@@ -69,6 +69,49 @@ fn damage_names_the_entry_that_it_hit() {
     touched.entries[2].payload[12] ^= 1;
     let damage = touched.check_body().unwrap_err();
     assert_eq!(damage, Damage { entry: Some(2), error: Error::Commitment });
+}
+
+#[test]
+fn a_record_checked_where_it_lies_says_what_the_batch_says() {
+    let (_, batch) = three();
+    let stored = Stored::check(&batch.encode()).unwrap();
+    assert_eq!((&stored.header, stored.hash), (&batch.header, batch.hash()));
+    assert_eq!(stored.leaves, batch.entries.leaves().unwrap());
+}
+
+/// Whatever bit flips, in the header, a signature, an envelope, a salt, a payload or a length: the
+/// record is refused, or it has another hash than the one that was signed.
+#[test]
+fn no_flipped_bit_of_a_record_goes_unnoticed_where_it_lies() {
+    let (_, batch) = three();
+    let mut bytes = batch.encode();
+    let first = 4 + batch.header_bytes.len() + 64;
+    let ends: Vec<usize> = batch
+        .entries
+        .iter()
+        .scan(first, |end, it| {
+            *end += it.size();
+            Some(*end)
+        })
+        .collect();
+    for bit in 0..bytes.len() * 8 {
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        match Stored::check(&bytes) {
+            Ok(stored) => {
+                assert_ne!(stored.hash, batch.hash(), "bit {bit}");
+                assert!(bit / 8 < first, "bit {bit} of the entries");
+            }
+            // An envelope is bound by its leaf alone, and the leaves by the batch.
+            Err(Damage { entry: Some(entry), .. }) => {
+                let of = ends.partition_point(|end| *end <= bit / 8);
+                assert!(of == entry as usize || bit / 8 < first, "bit {bit}: entry {entry}");
+            }
+            Err(Damage { entry: None, .. }) => {}
+        }
+        bytes[bit / 8] ^= 1 << (bit % 8);
+    }
+    bytes.push(0);
+    assert_eq!(Stored::check(&bytes).unwrap_err().entry, Some(2), "bytes behind the last entry");
 }
 
 /// Spec 80 §12. Joined without lengths, these two would share their bytes.

@@ -46,7 +46,7 @@ use schemas::{Batch, Hash, Head, Stream, link};
 
 use self::group::Group;
 use self::options::{JOURNAL, META, QUARANTINE, STATE, TELEMETRY, synced};
-use self::syncing::Syncing;
+use self::syncing::{Begun, Syncing};
 use self::tables::{
     FORMAT, KEY_COUNT, KEY_DEPLOYMENT, KEY_FLOOR, KEY_FOLDED, KEY_FORMAT, KEY_HEAD, KEY_PARTITION,
     KEY_POSITION, Tables, Tail, encode_tail, journal_dir,
@@ -59,7 +59,7 @@ use crate::{Append, Changes, Log, LogError, Records, Store};
 pub struct EmbeddedLog {
     tables: Arc<Tables>,
     /// The end as its author sees it, what is begun included; held from the first check of an
-    /// append until it is written.
+    /// append until it is on its way.
     tail: Mutex<Tail>,
     /// The end as everybody else sees it, so that nobody who reads waits for an fsync.
     syncing: Syncing,
@@ -214,14 +214,11 @@ impl Log for EmbeddedLog {
         write.put_cf(self.tables.family(JOURNAL), first_seq.to_be_bytes(), &record);
         write.put_cf(self.tables.family(META), KEY_HEAD, encode_tail(&next));
         self.fold_in(&mut write, next.head.next_seq, changes);
-        // At most one record of the journal is ever unsynced: behind a hole that a loss of power
-        // leaves in one, there must not be another.
-        self.syncing.synced(tail.head.next_seq)?;
-        self.tables.write_unsynced(write, "append to the journal")?;
+        let begun = Begun { head: next.head.clone(), write, changes: changes.clone() };
+        self.syncing.begin(begun)?;
         lock(&self.inbox).forget(next.head.positions.inbox);
         lock(&self.control).forget(next.head.positions.control);
         *tail = next;
-        self.syncing.begin(tail.head.clone());
         Ok(Append::Appended(tail.head.clone()))
     }
 
@@ -278,6 +275,8 @@ impl Log for EmbeddedLog {
         if before <= floor {
             return Ok(());
         }
+        // What was taken is journaled before it may go.
+        self.syncing.written()?;
         // Files that lie below the floor as a whole go; what else lies below it is no longer
         // read. So no tombstone is ever written, and no file is rewritten to be shortened.
         let mut write = WriteBatch::default();
@@ -292,19 +291,25 @@ impl Log for EmbeddedLog {
 
 impl Store for EmbeddedLog {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
-        self.tables.get(STATE, key)
+        match self.syncing.changed(key) {
+            Some(value) => Ok(value),
+            None => self.tables.get(STATE, key),
+        }
     }
 
     fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), LogError> {
+        self.syncing.written()?;
         self.tables.scan(prefix, each)
     }
 
     fn position(&self) -> Result<u64, LogError> {
+        self.syncing.written()?;
         self.tables.position()
     }
 
     fn commit(&self, next_seq: u64, changes: &Changes) -> Result<(), LogError> {
         changes.sound()?;
+        self.syncing.written()?;
         let mut write = WriteBatch::default();
         self.fold_in(&mut write, next_seq, changes);
         self.tables.write(write, "commit state")
@@ -359,17 +364,60 @@ fn exists(path: &Path) -> Result<bool, LogError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use schemas::Head;
+    use rocksdb::WriteBatch;
+    use schemas::{Head, Stream};
 
-    use super::{EmbeddedLog, lock};
-    use crate::Log as _;
+    use super::syncing::Begun;
+    use super::{EmbeddedLog, STATE, lock};
+    use crate::{Changes, Log as _, LogError, Store as _};
 
     #[test]
     fn who_reads_the_chain_does_not_wait_for_who_appends() {
         let dir = tempfile::tempdir().unwrap();
         let log = EmbeddedLog::open(dir.path(), "test", 0).unwrap();
-        let _an_append_waits_for_the_last_fsync = lock(&log.tail);
+        let _an_append_waits_for_its_turn = lock(&log.tail);
         assert_eq!(log.head().unwrap(), Head::genesis("test", 0));
         assert_eq!(log.read(0, 1).unwrap(), []);
+    }
+
+    /// Has batches wait that say `pairs`, one each; nothing is written before the log is started.
+    fn begin(log: &EmbeddedLog, pairs: &[(&str, Option<&str>)]) {
+        for (next_seq, (key, value)) in (1..).zip(pairs) {
+            let head = Head { next_seq, ..log.head().unwrap() };
+            let owned = |text: &str| text.as_bytes().to_vec();
+            let changes = Changes::new(vec![(owned(key), value.map(owned))]);
+            let mut write = WriteBatch::default();
+            log.fold_in(&mut write, next_seq, &changes);
+            log.syncing.begin(Begun { head, write, changes }).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_begun_batch_changes_is_read_before_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(dir.path(), "test", 0).unwrap();
+        let pairs = |value: &str| Changes::new(vec![(b"k".to_vec(), Some(value.into()))]);
+        log.commit(0, &pairs("old")).unwrap();
+        begin(&log, &[("k", Some("newer")), ("k", None)]);
+        assert_eq!(log.get(b"k").unwrap(), None, "the newest says that it is gone");
+        let stored = |key| log.tables.get(STATE, key).unwrap();
+        assert_eq!(stored(b"k").unwrap(), b"old", "and it stands in the database still");
+        log.syncing.start().unwrap();
+        assert_eq!(log.position().unwrap(), 2, "who asks for the position waits for the write");
+        assert_eq!((log.get(b"k").unwrap(), stored(b"k")), (None, None));
+    }
+
+    #[test]
+    fn a_begun_batch_that_cannot_be_written_halts_the_partition() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(dir.path(), "test", 0).unwrap();
+        log.send(Stream::Telemetry, &[b"sample".to_vec()]).unwrap();
+        begin(&log, &[("k", Some("v"))]);
+        log.refuse_writes();
+        log.syncing.start().unwrap();
+        let refused = |it: Result<(), LogError>| matches!(it, Err(LogError::Fatal { .. }));
+        assert!(refused(log.settle(1)) && refused(log.settle(1)), "nobody is told that it stands");
+        assert!(refused(log.position().map(drop)) && refused(log.forget(Stream::Telemetry, 1)));
+        assert_eq!(log.head().unwrap(), Head::genesis("test", 0));
     }
 }

@@ -1,10 +1,14 @@
-//! The journal on its way to the disk: one thread syncs what was written and another reads it back
-//! while the owner folds the next batch, and everybody who waits shares one fsync.
+//! The journal on its way to the disk: one thread writes and syncs it and another reads it back
+//! while the owner folds the next batch.
 //!
 //! ```text
-//! begin ─► written ──fsync──► synced: the next may be written
+//! begun ─► written ──fsync──► synced: the next is written
 //!                               └─► read back, checked, hashed ─► settled: shown, answered for
 //! ```
+//!
+//! So at most one record of the journal is ever written and unsynced: behind a hole that a loss of
+//! power leaves in one, there is never another. What a begun batch changes is read from here until
+//! it is written.
 //!
 //! The threads start with the first batch that is begun; a copy of a chain never has them.
 
@@ -12,16 +16,18 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use rocksdb::WriteBatch;
+use schemas::batch::Stored;
 use schemas::{Hash, Head};
 
 use super::damage::{self, Place};
 use super::options::JOURNAL;
 use super::tables::Tables;
-use crate::LogError;
 use crate::memory::lock;
+use crate::{Changes, LogError};
 
-/// Batches are read back in runs of about this size.
-const READ_BYTES: usize = 4 * 1024 * 1024;
+/// Batches that wait to be written, one that is being written included.
+const BEGUN_MAX: usize = 2;
 /// Leaves kept for whoever signs the tree; one who asks later has them read again.
 const LEAVES_MAX: usize = 256 * 1024;
 
@@ -40,9 +46,21 @@ struct Shared {
     moved: Condvar,
 }
 
+/// A batch to be written.
+pub(crate) struct Begun {
+    /// The end of the chain with it.
+    pub(crate) head: Head,
+    /// The batch, its changes and the head in one; empty while it is being written.
+    pub(crate) write: WriteBatch,
+    /// What it changes of the state.
+    pub(crate) changes: Changes,
+}
+
 struct Progress {
-    /// The end of what is written.
-    written: Head,
+    /// What is not written yet, oldest first.
+    waiting: VecDeque<Begun>,
+    /// The end of what is begun.
+    begun: Head,
     /// The end of what is durable.
     synced: Head,
     /// The end of what is durable and has been read back: what everybody is shown.
@@ -57,7 +75,8 @@ impl Syncing {
     /// Everything up to `head` is settled.
     pub(crate) fn from(tables: Arc<Tables>, head: Head) -> Self {
         let progress = Progress {
-            written: head.clone(),
+            waiting: VecDeque::new(),
+            begun: head.clone(),
             synced: head.clone(),
             settled: head,
             leaves: VecDeque::new(),
@@ -91,21 +110,33 @@ impl Syncing {
         Ok(())
     }
 
-    /// The chain is written up to `head`; it is synced and read back from now on.
-    pub(crate) fn begin(&self, head: Head) {
-        lock(&self.shared.progress).written = head;
+    /// Has a batch written, synced and read back, in its turn; waits while too many are before it.
+    pub(crate) fn begin(&self, begun: Begun) -> Result<(), LogError> {
+        let mut progress = self.shared.wait_until(|it| it.waiting.len() < BEGUN_MAX)?;
+        progress.begun = begun.head.clone();
+        progress.waiting.push_back(begun);
+        drop(progress);
         self.shared.moved.notify_all();
+        Ok(())
     }
 
-    /// Waits until everything below `next_seq` is durable.
-    pub(crate) fn synced(&self, next_seq: u64) -> Result<(), LogError> {
-        self.shared.wait_until(|it| next_seq <= it.synced.next_seq)
+    /// What `key` of the state becomes with the newest batch that is not written yet and changes
+    /// it; `None` where none does.
+    pub(crate) fn changed(&self, key: &[u8]) -> Option<Option<Vec<u8>>> {
+        let progress = lock(&self.shared.progress);
+        let found = progress.waiting.iter().rev().find_map(|it| it.changes.value(key));
+        found.map(|value| value.map(<[u8]>::to_vec))
+    }
+
+    /// Waits until everything that is begun is written.
+    pub(crate) fn written(&self) -> Result<(), LogError> {
+        self.shared.wait_until(|it| it.waiting.is_empty()).map(drop)
     }
 
     /// Waits until everything that is begun below `next_seq` is settled.
     pub(crate) fn settle(&self, next_seq: u64) -> Result<(), LogError> {
-        let until = next_seq.min(lock(&self.shared.progress).written.next_seq);
-        self.shared.wait_until(|it| until <= it.settled.next_seq)
+        let until = next_seq.min(lock(&self.shared.progress).begun.next_seq);
+        self.shared.wait_until(|it| until <= it.settled.next_seq).map(drop)
     }
 
     /// Leaves of the settled entries from `from_seq` on, where they are still at hand. They are
@@ -121,7 +152,7 @@ impl Syncing {
     pub(crate) fn adopted(&self, head: Head) {
         let mut progress = lock(&self.shared.progress);
         progress.leaves.clear();
-        progress.written = head.clone();
+        progress.begun = head.clone();
         progress.synced = head.clone();
         progress.settled = head;
     }
@@ -139,21 +170,44 @@ impl Drop for Syncing {
 }
 
 impl Shared {
-    /// Makes what is written durable, until all is and the log is being closed.
+    /// Writes what is begun and makes it durable, batch by batch, until all is and the log is being
+    /// closed.
     fn sync(&self) {
-        while let Some((_, target)) = self.next(|it| (&it.synced, &it.written)) {
-            let synced = self.tables.db.flush_wal(true);
-            match synced {
-                Ok(()) => lock(&self.progress).synced = target,
+        while let Some((write, head)) = self.next_begun() {
+            if let Err(error) = self.tables.write_unsynced(write, "append to the journal") {
+                return self.fail(error);
+            }
+            lock(&self.progress).waiting.pop_front();
+            self.moved.notify_all();
+            match self.tables.db.flush_wal(true) {
+                Ok(()) => lock(&self.progress).synced = head,
                 Err(error) => return self.fail(damage::fatal("append to the journal", &error)),
             }
             self.moved.notify_all();
         }
     }
 
+    /// Waits for a batch to write. Nothing once all is written and the log is being closed, or
+    /// after a fault.
+    fn next_begun(&self) -> Option<(WriteBatch, Head)> {
+        let mut progress = lock(&self.progress);
+        loop {
+            if progress.fault.is_some() {
+                return None;
+            }
+            if let Some(first) = progress.waiting.front_mut() {
+                return Some((std::mem::take(&mut first.write), first.head.clone()));
+            }
+            if progress.closing {
+                return None;
+            }
+            progress = self.wait(progress);
+        }
+    }
+
     /// Reads back what is durable, as long as more may become so.
     fn settle(&self) {
-        while let Some((from, target)) = self.next(|it| (&it.settled, &it.synced)) {
+        while let Some((from, target)) = self.next_synced() {
             let leaves = match self.read_back(&from, &target) {
                 Ok(leaves) => leaves,
                 Err(error) => return self.fail(error),
@@ -174,16 +228,15 @@ impl Shared {
         lock(&self.progress).fault.get_or_insert(fault);
     }
 
-    /// Waits until the second of two heads is ahead of the first, and answers both. Nothing once
-    /// all is settled and the log is being closed, or after a fault.
-    fn next(&self, heads: impl Fn(&Progress) -> (&Head, &Head)) -> Option<(Head, Head)> {
+    /// Waits until something durable is to be read back, and answers both ends of it. Nothing
+    /// once all is settled and the log is being closed, or after a fault.
+    fn next_synced(&self) -> Option<(Head, Head)> {
         let mut progress = lock(&self.progress);
         loop {
-            let (done, ahead) = heads(&progress);
-            if done != ahead {
-                return Some((done.clone(), ahead.clone()));
+            if progress.settled != progress.synced {
+                return Some((progress.settled.clone(), progress.synced.clone()));
             }
-            let is_over = progress.closing && progress.written == progress.settled;
+            let is_over = progress.closing && progress.begun == progress.settled;
             if is_over || progress.fault.is_some() {
                 return None;
             }
@@ -193,18 +246,17 @@ impl Shared {
 
     /// The leaves of what stands between two heads, once it is the chain from one to the other.
     fn read_back(&self, from: &Head, target: &Head) -> Result<Vec<Hash>, LogError> {
-        let (mut leaves, mut at, mut last) = (Vec::new(), from.next_seq, from.hash);
-        while at < target.next_seq {
-            for batch in self.tables.read(at, READ_BYTES, target)? {
-                if batch.header.prev != last {
-                    return Err(self.differs(at));
-                }
-                let checked = batch.entries.leaves();
-                let checked = checked.map_err(|damage| self.tables.damaged(at, &damage))?;
-                leaves.extend_from_slice(checked);
-                (at, last) = (batch.next_seq(), batch.hash());
+        let (mut leaves, mut last) = (Vec::new(), from.hash);
+        self.tables.walk(from.next_seq, &mut |at, record| {
+            let stored = Stored::check(record).map_err(|it| self.tables.damaged(at, &it))?;
+            if stored.header.prev != last {
+                return Err(self.differs(at));
             }
-        }
+            leaves.extend(stored.leaves);
+            last = stored.hash;
+            let next = stored.header.next_seq();
+            Ok((next < target.next_seq).then_some(next))
+        })?;
         if last == target.hash { Ok(leaves) } else { Err(self.differs(from.next_seq)) }
     }
 
@@ -214,7 +266,10 @@ impl Shared {
         place.damaged(&self.tables.db, "it reads back differently from what was appended")
     }
 
-    fn wait_until(&self, is_there: impl Fn(&Progress) -> bool) -> Result<(), LogError> {
+    fn wait_until(
+        &self,
+        is_there: impl Fn(&Progress) -> bool,
+    ) -> Result<MutexGuard<'_, Progress>, LogError> {
         let mut progress = lock(&self.progress);
         while !is_there(&progress) {
             if let Some(fault) = &progress.fault {
@@ -222,7 +277,7 @@ impl Shared {
             }
             progress = self.wait(progress);
         }
-        Ok(())
+        Ok(progress)
     }
 
     fn wait<'a>(&self, progress: MutexGuard<'a, Progress>) -> MutexGuard<'a, Progress> {

@@ -232,9 +232,34 @@ impl Tables {
         if from_seq >= head.next_seq {
             return Ok(Vec::new());
         }
-        let mut at = self.holding(from_seq)?;
         let mut batches: Vec<Batch> = Vec::new();
         let mut bytes = 0;
+        self.walk(self.holding(from_seq)?, &mut |at, record| {
+            bytes += record.len();
+            if !batches.is_empty() && bytes > bytes_max {
+                return Ok(None);
+            }
+            let batch = self.decode(at, record)?;
+            if batches.last().is_some_and(|before| before.hash() != batch.header.prev) {
+                let key = at.to_be_bytes();
+                let place = Place { family: JOURNAL, key: Some(&key) };
+                return Err(place.damaged(&self.db, "it does not name the batch before it"));
+            }
+            let next = batch.next_seq();
+            batches.push(batch);
+            // The next one is not touched when it cannot fit, so that a reader who goes step by
+            // step gets everything that stands before damage.
+            Ok((next < head.next_seq && bytes < bytes_max).then_some(next))
+        })?;
+        Ok(batches)
+    }
+
+    /// Shows `step` the record at `at`, and then the one at the place that it answers.
+    pub(crate) fn walk(
+        &self,
+        mut at: u64,
+        step: &mut dyn FnMut(u64, &[u8]) -> Result<Option<u64>, LogError>,
+    ) -> Result<(), LogError> {
         // Read in place: a copy of each record would be most of a megabyte.
         let mut iterator = self.db.raw_iterator_cf_opt(self.family(JOURNAL), passing());
         iterator.seek(at.to_be_bytes());
@@ -242,27 +267,14 @@ impl Tables {
             let key = at.to_be_bytes();
             let place = Place { family: JOURNAL, key: Some(&key) };
             iterator.status().map_err(|error| place.unreadable(&self.db, &error))?;
-            let Some((found, value)) = iterator.item() else {
+            let Some((found, record)) = iterator.item() else {
                 return Err(place.damaged(&self.db, "the journal ends before its head"));
             };
             if found != key {
                 return Err(place.damaged(&self.db, "its place in the journal is empty"));
             }
-            bytes += value.len();
-            if !batches.is_empty() && bytes > bytes_max {
-                return Ok(batches);
-            }
-            let batch = self.decode(at, value)?;
-            if batches.last().is_some_and(|before| before.hash() != batch.header.prev) {
-                return Err(place.damaged(&self.db, "it does not name the batch before it"));
-            }
-            at = batch.next_seq();
-            batches.push(batch);
-            // The next one is not touched when it cannot fit, so that a reader who goes step by
-            // step gets everything that stands before damage.
-            if at >= head.next_seq || bytes >= bytes_max {
-                return Ok(batches);
-            }
+            let Some(next) = step(at, record)? else { return Ok(()) };
+            at = next;
             iterator.next();
         }
     }
