@@ -10,9 +10,10 @@
 
 mod dictionary;
 
+use std::cell::Cell;
 use std::ops::Range;
 
-use self::dictionary::{Dictionaries, Dictionary};
+use self::dictionary::{Dictionaries, Head};
 use crate::event::{Kind, Series};
 use crate::{Error, avro, codec};
 
@@ -21,6 +22,8 @@ use crate::{Error, avro, codec};
 pub struct Columns<'s, 'a> {
     /// Encoded [`Series`], one per dictionary entry: equal bytes, equal series.
     pub series: &'s [&'a [u8]],
+    /// [`series_hash`] of each.
+    pub hashes: &'s [u64],
     /// Where its dictionary begins in [`Samples::entries`]. Records that begin at the same entry
     /// have the same dictionary.
     pub first: usize,
@@ -40,16 +43,62 @@ pub fn series(bytes: &[u8]) -> Result<Series, Error> {
     avro::from_bytes(bytes).map_err(|error| wrong(error.to_string()))
 }
 
+/// What the state knows a series by, from its encoded bytes: a 64-bit hash by folded
+/// multiplication, eight bytes a step (after wyhash, public domain). Persisted in state: frozen.
+///
+/// It is not cryptographic. Who sends telemetry can lie about values anyway; two series that share
+/// a hash share a baseline and nothing else.
+#[inline]
+pub fn series_hash(bytes: &[u8]) -> u64 {
+    const A: u64 = 0xa076_1d64_78bd_642f;
+    const B: u64 = 0xe703_7ed1_a0b4_28db;
+    let fold = |a: u64, b: u64| {
+        let wide = u128::from(a) * u128::from(b);
+        (wide as u64) ^ (wide >> 64) as u64
+    };
+    let mut state = A ^ bytes.len() as u64;
+    let mut chunks = bytes.chunks_exact(8);
+    for chunk in &mut chunks {
+        let mut word = [0; 8];
+        word.copy_from_slice(chunk);
+        state = fold(state ^ u64::from_le_bytes(word), B);
+    }
+    let mut word = [0; 8];
+    word[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
+    fold(state ^ u64::from_le_bytes(word), A ^ B)
+}
+
 /// The records of a sealed range, their columns laid end to end: where each record is one
 /// sample, four columns for each would cost more than the samples.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Samples<'a> {
-    series: Vec<&'a [u8]>,
+    entries: Entries<'a>,
     series_idx: Vec<u32>,
     ts_ns: Vec<u64>,
     value: Vec<f64>,
     records: Vec<Place>,
-    dictionaries: Dictionaries<'a>,
+    dictionaries: Dictionaries,
+}
+
+/// Dictionary entries of all records; a dictionary that comes again stands here once.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entries<'a> {
+    /// Encoded [`Series`].
+    pub series: Vec<&'a [u8]>,
+    /// [`series_hash`] of each.
+    pub hashes: Vec<u64>,
+    /// What whoever folds the range notes of each, zero at first. It comes again with the dictionary,
+    /// also in a later range, and may be gone at any time: a hint where to look first, which decides
+    /// nothing.
+    pub hints: Vec<Cell<u32>>,
+}
+
+impl Entries<'_> {
+    fn truncate(&mut self, n: usize) {
+        self.series.truncate(n);
+        self.hashes.truncate(n);
+        self.hints.truncate(n);
+    }
 }
 
 /// Of a record its dictionary among those of all, and where it ends in the columns. A range is
@@ -71,25 +120,31 @@ impl<'a> Samples<'a> {
         Ok(samples)
     }
 
-    /// None, with the memory of these: for a reader that reads range after range.
+    /// None, with the memory and the dictionaries of these: for a reader that reads range after
+    /// range.
     #[must_use]
     pub fn recycle<'b>(mut self) -> Samples<'b> {
-        self.series.clear();
+        self.dictionaries.end_range(&self.entries.hints);
+        self.entries.truncate(0);
         self.series_idx.clear();
         self.ts_ns.clear();
         self.value.clear();
         self.records.clear();
-        let Samples { series, series_idx, ts_ns, value, records, dictionaries } = self;
+        let Samples { entries, series_idx, ts_ns, value, records, dictionaries } = self;
+        let Entries { series, hashes, hints } = entries;
         // There is none; the vector's memory goes over to another lifetime.
         let series = series.into_iter().map(|_| &[][..]).collect();
-        let dictionaries = dictionaries.recycle();
-        Samples { series, series_idx, ts_ns, value, records, dictionaries }
+        let entries = Entries { series, hashes, hints };
+        Samples { entries, series_idx, ts_ns, value, records, dictionaries }
     }
 
     /// Makes room for `times` as many as there are. Memory that is grown into by halves is touched
     /// twice.
     pub fn reserve(&mut self, times: usize) {
-        self.series.reserve_exact(self.series.len() * times);
+        let Entries { series, hashes, hints } = &mut self.entries;
+        series.reserve_exact(series.len() * times);
+        hashes.reserve_exact(hashes.len() * times);
+        hints.reserve_exact(hints.len() * times);
         self.series_idx.reserve_exact(self.series_idx.len() * times);
         self.ts_ns.reserve_exact(self.ts_ns.len() * times);
         self.value.reserve_exact(self.value.len() * times);
@@ -103,10 +158,10 @@ impl<'a> Samples<'a> {
     /// [`Error::Payload`]: not this schema, columns of unequal length, or an index outside the
     /// dictionary.
     pub fn read(&mut self, record: &'a [u8]) -> Result<(), Error> {
-        let (n_series, n_samples) = (self.series.len(), self.value.len());
-        let added = self.add(record, n_series, n_samples);
+        let (n_entries, n_samples) = (self.entries.series.len(), self.value.len());
+        let added = self.add(record, n_samples);
         if added.is_err() {
-            self.series.truncate(n_series);
+            self.entries.truncate(n_entries);
             self.series_idx.truncate(n_samples);
             self.ts_ns.truncate(n_samples);
             self.value.truncate(n_samples);
@@ -124,9 +179,9 @@ impl<'a> Samples<'a> {
         self.value.is_empty()
     }
 
-    /// The dictionary entries of all records; a dictionary that comes again stands here once.
-    pub fn entries(&self) -> &[&'a [u8]] {
-        &self.series
+    /// The dictionary entries of all records.
+    pub fn entries(&self) -> &Entries<'a> {
+        &self.entries
     }
 
     /// Event time of each sample of all records.
@@ -147,7 +202,8 @@ impl<'a> Samples<'a> {
                 (entries.start as usize..entries.end as usize, start..*end as usize);
             Columns {
                 first: entries.start,
-                series: &self.series[entries],
+                series: &self.entries.series[entries.clone()],
+                hashes: &self.entries.hashes[entries],
                 series_idx: &self.series_idx[rows.clone()],
                 ts_ns: &self.ts_ns[rows.clone()],
                 value: &self.value[rows],
@@ -155,19 +211,20 @@ impl<'a> Samples<'a> {
         })
     }
 
-    fn add(&mut self, record: &'a [u8], n_series: usize, n_samples: usize) -> Result<(), Error> {
+    fn add(&mut self, record: &'a [u8], n_samples: usize) -> Result<(), Error> {
         let datum = codec::datum(Kind::TelemetrySample, record)?;
         let dictionary = self.columns(datum, n_samples).map_err(wrong)?;
-        let Range { start, end } = dictionary.entries;
-        let entries = start as u32..end as u32;
+        let first = dictionary.entries.start;
+        let entries = first as u32..dictionary.entries.end as u32;
         self.records.push(Place { entries, end: self.value.len() as u32 });
-        if dictionary.entries.start == n_series {
-            self.dictionaries.insert(dictionary);
+        match dictionary.is {
+            Is::Kept(it) => self.dictionaries.came(it, first),
+            Is::New(head, bytes) => self.dictionaries.keep(head, bytes, first, &self.entries),
         }
         Ok(())
     }
 
-    fn columns(&mut self, datum: &'a [u8], n_samples: usize) -> Read<Dictionary<'a>> {
+    fn columns(&mut self, datum: &'a [u8], n_samples: usize) -> Read<Found<'a>> {
         let mut cursor = Cursor { bytes: datum };
         cursor.text()?;
         cursor.skip_text()?;
@@ -191,19 +248,35 @@ impl<'a> Samples<'a> {
         Ok(dictionary)
     }
 
-    /// One that has been read, or what is read now.
-    fn dictionary(&mut self, cursor: &mut Cursor<'a>) -> Read<Dictionary<'a>> {
+    /// One that is kept, or what is read now.
+    fn dictionary(&mut self, cursor: &mut Cursor<'a>) -> Read<Found<'a>> {
         let start = cursor.bytes;
-        let head = Cursor { bytes: start }.head()?;
-        if let Some(known) = self.dictionaries.find(head, start) {
-            cursor.bytes = &start[known.bytes.len()..];
-            return Ok(known.clone());
+        let head = || Cursor { bytes: start }.head();
+        if let Some(it) = self.dictionaries.find(start, head)? {
+            cursor.bytes = &start[self.dictionaries.n_bytes(it)..];
+            let entries = self.dictionaries.place(it, start, &mut self.entries);
+            return Ok(Found { is: Is::Kept(it), entries });
         }
-        let first = self.series.len();
-        cursor.block(&mut self.series, Cursor::series)?;
+        let Entries { series, hashes, hints } = &mut self.entries;
+        let first = series.len();
+        cursor.block(series, Cursor::series)?;
+        hashes.extend(series[first..].iter().map(|it| series_hash(it)));
+        hints.resize(series.len(), Cell::default());
         let bytes = &start[..start.len() - cursor.bytes.len()];
-        Ok(Dictionary { head, bytes, entries: first..self.series.len() })
+        Ok(Found { is: Is::New(head()?, bytes), entries: first..series.len() })
     }
+}
+
+/// A record's dictionary.
+struct Found<'a> {
+    is: Is<'a>,
+    /// Its entries among those of all records.
+    entries: Range<usize>,
+}
+
+enum Is<'a> {
+    Kept(usize),
+    New(Head, &'a [u8]),
 }
 
 /// What was read, or why it cannot be: an error of two words costs nothing where there is none.
@@ -273,15 +346,20 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// How a dictionary begins: the number of its entries and the first of them. Nothing of one
-    /// with a single entry, which is read as fast as it would be found.
-    fn head(mut self) -> Read<&'a [u8]> {
-        let start = self.bytes;
-        if self.long()? < 2 {
-            return Ok(&[]);
+    /// How a dictionary begins. Nothing of one with a single entry, which is read as fast as it
+    /// would be found.
+    fn head(mut self) -> Read<Head> {
+        let n_bytes = self.bytes.len();
+        let count = self.long()?;
+        if (0..2).contains(&count) {
+            return Ok(Head::default());
         }
-        self.series()?;
-        Ok(&start[..start.len() - self.bytes.len()])
+        if count < 0 {
+            self.long()?;
+        }
+        let begin = n_bytes - self.bytes.len();
+        let first = series_hash(self.series()?);
+        Ok(Head { n: count.unsigned_abs() as usize, begin, first })
     }
 
     /// The bytes of one dictionary entry: service, host, key, labels.

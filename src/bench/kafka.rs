@@ -229,7 +229,8 @@ fn digest(lanes: &mut [Lane], series: u64) -> u64 {
                 labels: BTreeMap::new(),
             };
             let bytes = avro::to_bytes(&identity).expect("a series has an Avro form");
-            let state = kept.get(&detection::series_hash(&bytes)).copied().unwrap_or_default();
+            let state =
+                kept.get(&schemas::telemetry::series_hash(&bytes)).copied().unwrap_or_default();
             let baseline = state.baseline;
             let bits = mix(mix(baseline.mean.to_bits()) ^ baseline.variance.to_bits());
             let one = mix(bits ^ mix(u64::from(baseline.n) * 256 + u64::from(state.run())));

@@ -32,9 +32,9 @@ pub use intake::seal_digest;
 pub const TICK_ACTIVE: Ns = Ns::from_ms(250);
 /// Ticks while there is nothing to do.
 pub const TICK_IDLE: Ns = Ns::from_s(5);
-/// At most this much telemetry under one seal. protocol.md §4 permits twice as much; the memory of
-/// a partition grows with it.
-const SEAL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// At most this much telemetry under one seal. protocol.md §4 permits 8 MiB; the memory of a
+/// partition grows with it, and a sample costs no more.
+const SEAL_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Fewer inputs are taken once a batch has grown to this; the rest of the way to the record
 /// limit is room for the consequences of the last one.
 const BATCH_BYTES_FULL: usize = BATCH_BYTES_MAX / 2;

@@ -31,7 +31,7 @@ use crate::config;
 use crate::fold::{Folded, Output, Processor, View};
 use crate::profile::Profile;
 
-pub use generic::{SeriesState, all_series, series_hash, series_state};
+pub use generic::{SeriesState, all_series, series_state};
 pub use health::{Fact, Phase, ServiceHealth, SignalHealth};
 
 /// The processor.

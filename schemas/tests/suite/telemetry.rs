@@ -1,9 +1,11 @@
 //! Columns read in place, beside the typed decode of the same records.
 
+use std::cell::Cell;
+
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use schemas::event::{Series, TelemetrySample};
-use schemas::telemetry::{Columns, Samples, series};
+use schemas::telemetry::{Columns, Entries, Samples, series};
 use schemas::{Event, Kind};
 
 fn series_strategy() -> impl Strategy<Value = Series> {
@@ -144,12 +146,13 @@ fn records_lie_end_to_end() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(crate::cases(1_000, 100_000)))]
 
-    /// A few dictionaries that come again and again, some of which begin alike, and records that
-    /// are refused in between: each record is what it is alone.
+    /// A few dictionaries that come again and again, some of which begin alike, records that are
+    /// refused in between, range after range: each record is what it is alone, and what was noted
+    /// of a series is noted of it and of no other.
     #[test]
     fn a_dictionary_that_comes_again_is_the_same(
         of in vec(records(), 1..4),
-        order in vec((any::<prop::sample::Index>(), any::<bool>()), 1..20),
+        ranges in vec(vec((any::<prop::sample::Index>(), any::<bool>()), 1..12), 1..4),
     ) {
         let alike = of.iter().map(|it| {
             let mut alike = it.clone();
@@ -159,28 +162,50 @@ proptest! {
         let of: Vec<TelemetrySample> = alike.chain(of.iter().cloned()).collect();
         let bytes: Vec<Vec<u8>> =
             of.iter().map(|it| Event::from(it.clone()).encode().unwrap()).collect();
-        let (mut samples, mut expected) = (Samples::default(), Vec::new());
-        for (at, is_cut) in order {
-            let bytes = at.get(&bytes);
-            if is_cut {
-                samples.read(&bytes[..bytes.len() - 1]).unwrap_err();
-                continue;
+        let mut samples = Samples::default();
+        for order in ranges {
+            let mut expected = Vec::new();
+            for (at, is_cut) in order {
+                let bytes = at.get(&bytes);
+                if is_cut {
+                    samples.read(&bytes[..bytes.len() - 1]).unwrap_err();
+                    continue;
+                }
+                samples.read(bytes).unwrap();
+                expected.push(bytes);
             }
-            samples.read(bytes).unwrap();
-            expected.push(bytes);
+            for (columns, bytes) in samples.records().zip(&expected) {
+                let alone = Samples::decode(bytes).unwrap();
+                let alone = alone.records().next().unwrap();
+                prop_assert_eq!(columns.series, alone.series);
+                prop_assert_eq!(columns.hashes, alone.hashes);
+                prop_assert_eq!(columns.series_idx, alone.series_idx);
+                prop_assert_eq!(columns.ts_ns, alone.ts_ns);
+                prop_assert_eq!(bits(columns.value), bits(alone.value));
+            }
+            prop_assert_eq!(samples.records().count(), expected.len());
+            note(&samples);
+            samples = samples.recycle();
         }
-        for (columns, bytes) in samples.records().zip(&expected) {
-            let alone = Samples::decode(bytes).unwrap();
-            let alone = alone.records().next().unwrap();
-            prop_assert_eq!(columns.series, alone.series);
-            prop_assert_eq!(columns.series_idx, alone.series_idx);
-            prop_assert_eq!(columns.ts_ns, alone.ts_ns);
-            prop_assert_eq!(bits(columns.value), bits(alone.value));
-            let entries = &samples.entries()[columns.first..][..alone.series.len()];
-            prop_assert_eq!(entries, alone.series);
-        }
-        prop_assert_eq!(samples.records().count(), expected.len());
     }
+}
+
+/// Notes of each series a word that belongs to it; what was noted before is that, or nothing.
+fn note(samples: &Samples<'_>) {
+    let Entries { series, hashes, hints } = samples.entries();
+    assert_eq!((series.len(), series.len()), (hashes.len(), hints.len()));
+    for (hint, hash) in hints.iter().zip(hashes) {
+        let word = *hash as u32 | 1;
+        assert!([0, word].contains(&hint.get()));
+        hint.set(word);
+    }
+}
+
+/// What is noted of the series of `records`, read as a range after those that `samples` have read.
+fn noted<'a>(samples: &mut Samples<'a>, records: &'a [Vec<u8>]) -> Vec<u32> {
+    *samples = std::mem::take(samples).recycle();
+    records.iter().for_each(|it| samples.read(it).unwrap());
+    samples.entries().hints.iter().map(Cell::get).collect()
 }
 
 #[test]
@@ -192,8 +217,55 @@ fn a_dictionary_that_comes_again_is_read_once() {
     }
     let firsts: Vec<usize> = samples.records().map(|it| it.first).collect();
     assert_eq!(firsts, [0, 3].repeat(5));
-    assert_eq!(samples.entries().len(), 6);
-    assert_eq!(samples.recycle(), Samples::default());
+    assert_eq!(samples.entries().series.len(), 6);
+    note(&samples);
+    let again = noted(&mut samples, &records);
+    assert!(again.len() == 6 && !again.contains(&0), "the next range reads them anew: {again:?}");
+    let back = records.iter().rev().cloned().collect::<Vec<_>>();
+    assert!(!noted(&mut samples, &back).contains(&0), "in whatever order");
+}
+
+/// A writer may say how long a block of an array is, and may write several.
+#[test]
+fn a_dictionary_is_the_same_in_whatever_blocks_it_comes() {
+    let plain = scrape("checkout");
+    let at = 10 + 2;
+    let n_bytes = Samples::decode(&plain).unwrap().entries().series.concat().len();
+    let (entries, rest) = plain[at + 1..].split_at(n_bytes);
+    let two = Samples::decode(&plain).unwrap().entries().series[..2].concat().len();
+    let size = schemas::avro::to_bytes(&(n_bytes as u64)).unwrap();
+    let sized = [&plain[..at], &[5], &size, entries, rest].concat();
+    let (first, others) = entries.split_at(two);
+    let several = [&plain[..at], &[4], first, &[2], others, rest].concat();
+    let expected = Samples::decode(&plain).unwrap().entries().series.concat();
+    for (encoded, is_kept) in [(&sized, true), (&several, false)] {
+        let records = [encoded.clone()];
+        let mut samples = Samples::default();
+        for range in 0..3 {
+            let hints = noted(&mut samples, &records);
+            assert_eq!(samples.entries().series.concat(), expected);
+            assert_eq!(!hints.contains(&0), is_kept && range > 0);
+            note(&samples);
+        }
+    }
+}
+
+/// Whoever sends ever new dictionaries fills no memory, and those in use stay or return.
+#[test]
+fn ever_new_dictionaries_do_not_pile_up() {
+    let of = |n: usize| [scrape(&format!("{n}-{}", "x".repeat(300 * 1024)))];
+    let records: Vec<_> = (0..140).map(of).collect();
+    let mut samples = Samples::default();
+    for record in &records[..40] {
+        noted(&mut samples, record);
+        note(&samples);
+    }
+    assert!(!noted(&mut samples, &records[0]).contains(&0), "36 MiB are kept");
+    for record in &records[40..] {
+        noted(&mut samples, record);
+        note(&samples);
+    }
+    assert!(noted(&mut samples, &records[0]).contains(&0), "126 MiB are not");
 }
 
 /// One value of each of three series.

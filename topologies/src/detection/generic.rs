@@ -6,15 +6,13 @@
 //! services were registered): what it means for a service's health is a byte in its state.
 //! Series that mean nothing to a service are learnt and watched; they never raise an alarm, for
 //! a new series has no past to be held against and most have no objective.
-//!
-//! The hash is not cryptographic. Who sends telemetry can lie about values anyway; two series
-//! that share a hash share a baseline and nothing else.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use schemas::Ns;
 use schemas::event::Series;
-use schemas::telemetry::{self, Columns, Samples};
+use schemas::telemetry::{self, Columns, Samples, series_hash};
 
 use super::known::{self, Left};
 use super::points::{Meaning, Point};
@@ -136,16 +134,17 @@ struct Shards<'v, 'a> {
     generation: u32,
     /// Series of other shards have been learnt already.
     left: [bool; SHARDS],
-    /// Where the dictionary entries of all records lie.
-    places: Vec<Place>,
+    /// Where the dictionary entries of all records stand in their shards; [`NOWHERE`] for one that
+    /// is not kept.
+    places: &'v [Cell<u32>],
     /// At a dictionary's first entry: how often a series had been inserted, counted from one, when
     /// all its places were found. Inserting moves places.
     placed: Vec<u32>,
     insertions: u32,
 }
 
-/// Where a dictionary entry's state lies; `None` for a series that is not kept, or not here.
-type Place = Option<(u8, u16)>;
+/// Of a series that is not kept.
+const NOWHERE: u32 = u32::MAX;
 
 impl Shards<'_, '_> {
     fn shard(&mut self, index: usize) -> &mut Shard<Vec<u8>> {
@@ -154,19 +153,11 @@ impl Shards<'_, '_> {
             .get_or_insert_with(|| Shard(view.load_raw(&shard_key(index)).unwrap_or_default()))
     }
 
-    fn state(&mut self, place: (u8, u16)) -> SeriesState {
-        self.shard(usize::from(place.0)).state(usize::from(place.1))
-    }
-
-    fn set(&mut self, place: (u8, u16), state: &SeriesState) {
-        self.shard(usize::from(place.0)).set(usize::from(place.1), state);
-    }
-
+    /// Where a series stands in its shard, which may be where it stood last.
     #[inline]
-    fn find(&mut self, hash: u64) -> Place {
-        let index = (hash >> 56) as u8;
-        let found = self.shard(usize::from(index)).find(hash);
-        found.ok().map(|at| (index, at as u16))
+    fn find(&mut self, hash: u64, last: u32) -> Option<usize> {
+        let shard = self.shard(shard_of(hash));
+        shard.stands_at(last as usize, hash).or_else(|| shard.find(hash).ok())
     }
 
     /// Finds the places of a record's dictionary. One that comes again is where it was, unless a
@@ -180,9 +171,9 @@ impl Shards<'_, '_> {
         }
         let newest = Ns(columns.ts_ns.last().copied().unwrap_or(0));
         let before = self.insertions;
-        let mut are_all_there = self.look_up(series, first, Some(newest));
+        let mut are_all_there = self.look_up(columns, Some(newest));
         if self.insertions != before {
-            are_all_there = self.look_up(series, first, None);
+            are_all_there = self.look_up(columns, None);
         }
         if is_kept {
             // A full shard may take by the next record's time what it refused by this one's.
@@ -192,45 +183,46 @@ impl Shards<'_, '_> {
 
     /// Looks every entry of a dictionary up; whether all are there. What is not is inserted, where
     /// `inserted_at` says the time for that.
-    fn look_up(&mut self, series: &[&[u8]], first: usize, inserted_at: Option<Ns>) -> bool {
+    fn look_up(&mut self, columns: &Columns<'_, '_>, inserted_at: Option<Ns>) -> bool {
+        let Columns { series, hashes, first, .. } = *columns;
+        let (generation, places) = (self.generation, self.places);
         let mut are_all_there = true;
-        for (entry, bytes) in (first..).zip(series) {
-            let hash = series_hash(bytes);
-            if !self.left[shard_of(hash)] {
+        for (place, (bytes, hash)) in places[first..].iter().zip(series.iter().zip(hashes)) {
+            if !self.left[shard_of(*hash)] {
                 continue;
             }
-            let place = self.find(hash);
-            match (place, inserted_at) {
-                (Some(place), _) if self.state(place).generation != self.generation => {
-                    self.classify(place, bytes);
+            let found = self.find(*hash, place.get());
+            match (found, inserted_at) {
+                (Some(at), _) if self.shard(shard_of(*hash)).state(at).generation != generation => {
+                    self.classify(*hash, at, bytes);
                 }
-                (None, Some(at)) => self.insert(hash, bytes, at),
+                (None, Some(now)) => self.insert(*hash, bytes, now),
                 _ => {}
             }
-            are_all_there &= place.is_some();
-            self.places[entry] = place;
+            are_all_there &= found.is_some();
+            place.set(found.map_or(NOWHERE, |at| at as u32));
         }
         are_all_there
     }
 
-    fn insert(&mut self, hash: u64, bytes: &[u8], at: Ns) {
+    fn insert(&mut self, hash: u64, bytes: &[u8], now: Ns) {
         self.insertions += 1;
-        let index = (hash >> 56) as u8;
-        if let Some(slot) = self.shard(usize::from(index)).insert(hash, at) {
-            self.classify((index, slot as u16), bytes);
+        if let Some(at) = self.shard(shard_of(hash)).insert(hash, now) {
+            self.classify(hash, at, bytes);
         }
     }
 
     /// Decodes the series and remembers what it means, under today's registry.
-    fn classify(&mut self, place: (u8, u16), bytes: &[u8]) {
+    fn classify(&mut self, hash: u64, at: usize, bytes: &[u8]) {
         let is_registered = |it: &Series| config::service(self.view, &it.service).is_some();
         let class = match meaning(bytes) {
             Some((series, _)) if is_registered(&series) => HEALTH,
             _ => WATCHED,
         };
         let generation = self.generation;
-        let state = self.state(place);
-        self.set(place, &SeriesState { class, generation, ..state });
+        let shard = self.shard(shard_of(hash));
+        let state = shard.state(at);
+        shard.set(at, &SeriesState { class, generation, ..state });
     }
 
     /// Learns one record and notes which of its dictionary counts for a service's health.
@@ -239,11 +231,12 @@ impl Shards<'_, '_> {
         let rows = columns.series_idx.iter().zip(columns.ts_ns).zip(columns.value);
         for ((series, ts), value) in rows {
             let entry = columns.first + *series as usize;
-            let Some((shard, at)) = self.places[entry] else { continue };
-            let Some(shard) = &mut self.loaded[usize::from(shard)] else { continue };
-            let mut state = shard.state(usize::from(at));
+            let at = self.places[entry].get();
+            let shard = &mut self.loaded[shard_of(columns.hashes[*series as usize])];
+            let Some(shard) = shard.as_mut().filter(|_| at != NOWHERE) else { continue };
+            let mut state = shard.state(at as usize);
             state.learn(*value, Ns(*ts));
-            shard.set(usize::from(at), &state);
+            shard.set(at as usize, &state);
             is_health[entry] = state.class == HEALTH;
         }
     }
@@ -280,14 +273,14 @@ pub(super) fn fold_left(
     let generation = generation(view);
     let Left { shards: left, mut is_health } = left;
     if left.contains(&true) {
-        let n_entries = samples.entries().len();
+        let places = &samples.entries().hints[..];
         let mut shards = Shards {
             view,
             loaded: (0..SHARDS).map(|_| None).collect(),
             generation,
             left,
-            places: vec![None; n_entries],
-            placed: vec![0; n_entries],
+            placed: vec![0; places.len()],
+            places,
             insertions: 1,
         };
         samples.records().for_each(|it| shards.learn(&it, &mut is_health));
@@ -355,26 +348,4 @@ pub fn all_series(view: &View<'_>) -> BTreeMap<u64, SeriesState> {
             states.collect::<Vec<_>>()
         })
         .collect()
-}
-
-/// A 64-bit hash by folded multiplication, eight bytes a step (after wyhash, public domain).
-/// Persisted in state: frozen.
-#[inline]
-pub fn series_hash(bytes: &[u8]) -> u64 {
-    const A: u64 = 0xa076_1d64_78bd_642f;
-    const B: u64 = 0xe703_7ed1_a0b4_28db;
-    let fold = |a: u64, b: u64| {
-        let wide = u128::from(a) * u128::from(b);
-        (wide as u64) ^ (wide >> 64) as u64
-    };
-    let mut state = A ^ bytes.len() as u64;
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        let mut word = [0; 8];
-        word.copy_from_slice(chunk);
-        state = fold(state ^ u64::from_le_bytes(word), B);
-    }
-    let mut word = [0; 8];
-    word[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-    fold(state ^ u64::from_le_bytes(word), A ^ B)
 }

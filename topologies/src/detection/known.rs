@@ -8,11 +8,16 @@
 //! It comes to the same state as going by record: series are independent of each other, and the
 //! samples of each stay in their order. Only a series that is new or has to be classified is not:
 //! its shard is left to the other way.
+//!
+//! Where a series stood last is noted beside its dictionary entry and comes again with it. It
+//! stands there still, unless its shard was inserted into; its hash says so.
+
+use std::cell::Cell;
 
 use schemas::Ns;
-use schemas::telemetry::Samples;
+use schemas::telemetry::{Entries, Samples};
 
-use super::generic::{SeriesState, series_hash};
+use super::generic::SeriesState;
 use super::shard::{RECORD, SHARDS, Shard, shard_key, shard_of};
 use crate::fold::View;
 
@@ -34,28 +39,29 @@ pub(super) struct Left {
 
 /// Learns what can be learnt by shard.
 pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32) -> Left {
-    let mut left = Left::all(samples.entries().len());
-    if !is_spread(view, samples.entries()) {
+    let Entries { hashes, hints, .. } = samples.entries();
+    let mut left = Left::all(hashes.len());
+    if !is_spread(view, hashes) {
         return left;
     }
-    let hashes: Vec<u64> = samples.entries().iter().map(|it| series_hash(it)).collect();
-    let entry = |it: usize| Item { hash: hashes[it], entry: it as u32, ..Item::default() };
     let (ts_ns, value) = (samples.ts_ns(), samples.value());
-    let row = |it: usize, entry: u32| Item {
-        hash: hashes[entry as usize],
-        entry,
-        at: Ns(ts_ns[it]),
-        value: value[it],
+    let row = |it: usize, entry: u32| {
+        let (hash, hint) = (hashes[entry as usize], hints[entry as usize].get());
+        Item { hash, entry, hint, at: Ns(ts_ns[it]), value: value[it] }
     };
     let (entries, rows) = match entries(samples) {
         Some(of) => {
+            let entry = |it: usize| {
+                let (hash, hint) = (hashes[it], hints[it].get());
+                Item { hash, entry: it as u32, hint, ..Item::default() }
+            };
             let entries = ByShard::of(hashes.len(), entry);
             (Some(entries), ByShard::of(of.len(), |it| row(it, of[it])))
         }
         None => (None, ByShard::of(hashes.len(), |it| row(it, it as u32))),
     };
     let entries = entries.as_ref().unwrap_or(&rows);
-    let mut range = Range { generation, places: vec![0; hashes.len()], column: Vec::new() };
+    let mut range = Range { generation, places: hints, column: Vec::new(), sought: Vec::new() };
     let mut slots = Vec::new();
     for shard in 0..SHARDS {
         let (entries, rows) = (entries.of_shard(shard), rows.of_shard(shard));
@@ -79,10 +85,10 @@ pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32)
 }
 
 /// Whether the shard of the first series is a large one; they are about equally large.
-fn is_spread(view: &View<'_>, series: &[&[u8]]) -> bool {
-    let Some(first) = series.first() else { return false };
+fn is_spread(view: &View<'_>, hashes: &[u64]) -> bool {
+    let Some(first) = hashes.first() else { return false };
     let mut n = 0;
-    let key = shard_key(shard_of(series_hash(first)));
+    let key = shard_key(shard_of(*first));
     view.look_raw(&key, &mut |records| n = Shard(records).len());
     n >= SPREAD
 }
@@ -95,8 +101,21 @@ fn entries(samples: &Samples<'_>) -> Option<Vec<u32>> {
         let first = columns.first as u32;
         entry_of.extend(columns.series_idx.iter().map(|it| first + it));
     }
-    let are_in_order = (0..samples.entries().len() as u32).eq(entry_of.iter().copied());
+    let n_entries = samples.entries().hashes.len() as u32;
+    let are_in_order = (0..n_entries).eq(entry_of.iter().copied());
     (!are_in_order).then_some(entry_of)
+}
+
+/// Whether all stand where they stood last. Nothing in this loop waits for what was looked up
+/// before, so memory fetches as many at once as it can.
+fn all_stand(shard: &Shard<&[u8]>, entries: &[Item]) -> bool {
+    let (records, _) = shard.0.as_chunks::<RECORD>();
+    let Some(last) = records.len().checked_sub(1) else { return entries.is_empty() };
+    entries.iter().fold(true, |all, it| {
+        let at = it.hint as usize;
+        let hash = records[at.min(last)].first_chunk().copied().unwrap_or_default();
+        all & (at <= last) & (u64::from_le_bytes(hash) == it.hash)
+    })
 }
 
 /// A dictionary entry, or a sample with the entry that it belongs to.
@@ -104,6 +123,8 @@ fn entries(samples: &Samples<'_>) -> Option<Vec<u32>> {
 struct Item {
     hash: u64,
     entry: u32,
+    /// Where it stood last.
+    hint: u32,
     at: Ns,
     value: f64,
 }
@@ -142,12 +163,14 @@ enum Change {
     Parts { places: Vec<u32>, parts: Vec<u8> },
 }
 
-struct Range {
+struct Range<'a> {
     generation: u32,
-    /// Where each dictionary entry stands in its shard.
-    places: Vec<u32>,
+    /// Where each dictionary entry stands in its shard: where it stood last, until it is found.
+    places: &'a [Cell<u32>],
     /// The hashes of the shard at hand.
     column: Vec<u64>,
+    /// Those of its entries that stand elsewhere than before.
+    sought: Vec<Item>,
 }
 
 impl Left {
@@ -157,7 +180,7 @@ impl Left {
     }
 }
 
-impl Range {
+impl Range<'_> {
     /// Looks up the shard's entries; whether all are there and classified.
     fn find(&mut self, shard: &Shard<&[u8]>, entries: &[Item], is_health: &mut [bool]) -> bool {
         let are_known = self.find_all(shard, entries, is_health);
@@ -168,23 +191,46 @@ impl Range {
     }
 
     fn find_all(&mut self, shard: &Shard<&[u8]>, entries: &[Item], is_health: &mut [bool]) -> bool {
-        let is_dense = entries.len() * SCAN_EACH >= shard.len();
-        if is_dense {
+        if all_stand(shard, entries) {
+            return entries
+                .iter()
+                .all(|item| self.is_known(shard, item.hint as usize, item, is_health));
+        }
+        self.sought.clear();
+        for item in entries {
+            match shard.stands_at(item.hint as usize, item.hash) {
+                Some(at) if self.is_known(shard, at, item, is_health) => {}
+                Some(_) => return false,
+                None => self.sought.push(*item),
+            }
+        }
+        let is_dense = self.sought.len() * SCAN_EACH >= shard.len();
+        if is_dense && !self.sought.is_empty() {
             shard.column(&mut self.column);
         }
-        for Item { hash, entry, .. } in entries {
+        self.sought.iter().all(|item| {
+            let Item { hash, entry, .. } = item;
             let found = if is_dense { self.column.binary_search(hash) } else { shard.find(*hash) };
             let Ok(at) = found else { return false };
-            let (class, generation) = SeriesState::head(shard.record(at));
-            if generation != self.generation {
-                return false;
-            }
-            if class {
-                is_health[*entry as usize] = true;
-            }
-            self.places[*entry as usize] = at as u32;
+            self.places[*entry as usize].set(at as u32);
+            self.is_known(shard, at, item, is_health)
+        })
+    }
+
+    /// Whether the series at `at` is classified, noting if it counts for a service's health.
+    #[inline]
+    fn is_known(
+        &self,
+        shard: &Shard<&[u8]>,
+        at: usize,
+        item: &Item,
+        is_health: &mut [bool],
+    ) -> bool {
+        let (class, generation) = SeriesState::head(shard.record(at));
+        if class {
+            is_health[item.entry as usize] = true;
         }
-        true
+        generation == self.generation
     }
 
     /// Learns the shard's samples. `slots` is memory to work in.
@@ -192,7 +238,7 @@ impl Range {
         if rows.len() * 2 >= shard.len() {
             let mut records = Shard(shard.0.to_vec());
             for row in rows {
-                let at = self.places[row.entry as usize] as usize;
+                let at = self.places[row.entry as usize].get() as usize;
                 let mut state = records.state(at);
                 state.learn(row.value, row.at);
                 records.set(at, &state);
@@ -205,7 +251,7 @@ impl Range {
         slots.clear();
         slots.resize(shard.len(), 0);
         for row in rows {
-            let at = self.places[row.entry as usize] as usize;
+            let at = self.places[row.entry as usize].get() as usize;
             if slots[at] == 0 {
                 places.push((at * RECORD) as u32);
                 parts.0.extend_from_slice(shard.record(at));
@@ -288,15 +334,20 @@ mod tests {
             ("few samples", records(1, 4000, 20_000, 1), 0),
             ("as few of very few", records(2, 100, 20_000, 1), 0),
             ("scrapes that come again", vec![records(1, 4000, 20_000, 1); 3].concat(), 0),
+            ("the same again", records(1, 4000, 20_000, 1), 0),
             ("some are new", vec![records(3, 4000, 20_100, 1); 2].concat(), 10),
+            ("they have moved", records(1, 4000, 20_000, 1), 0),
+            ("and are found", records(1, 4000, 20_000, 1), 0),
             ("many samples", records(5, 1000, 500, 40), 0),
             ("classified anew", records(4, 4000, 20_000, 1), 256),
         ];
         let (mut one, mut other, mut n_points) = (bench(), bench(), 0);
-        for (what, records, n_left) in seals {
-            let mut samples = Samples::default();
+        let mut samples = Samples::default();
+        for (what, records, n_left) in &seals {
+            let n_left = *n_left;
+            samples = samples.recycle();
             records.iter().for_each(|it| samples.read(it).unwrap());
-            if what == "classified anew" {
+            if *what == "classified anew" {
                 for it in [&mut one, &mut other] {
                     classify_anew(&mut it.view(PROCESSOR.name));
                 }
@@ -306,7 +357,7 @@ mod tests {
             let n = left.shards.iter().filter(|it| **it).count();
             assert!(n >= n_left && (n == 0) == (n_left == 0), "{what}: {n} shards are left");
             let by_shard = fold_left(&mut one.view(PROCESSOR.name), &samples, left);
-            let left = Left::all(samples.entries().len());
+            let left = Left::all(samples.entries().hashes.len());
             let by_record = fold_left(&mut other.view(PROCESSOR.name), &samples, left);
             assert_eq!(format!("{by_shard:?}"), format!("{by_record:?}"), "{what}");
             n_points += by_shard.values().map(Vec::len).sum::<usize>();

@@ -52,6 +52,12 @@ impl<B: AsRef<[u8]>> Shard<B> {
         SeriesState::read(self.record(at))
     }
 
+    /// `at`, if `hash` stands there.
+    #[inline]
+    pub(super) fn stands_at(&self, at: usize, hash: u64) -> Option<usize> {
+        (at < self.len() && self.hash(at) == hash).then_some(at)
+    }
+
     /// Where `hash` stands, or where it would. Hashes are spread evenly, so it is near the share
     /// of the range that it lies at: a step or two from there instead of a search by halves,
     /// which is the way out for names chosen to lie in a heap.
