@@ -13,6 +13,7 @@
 //! What this is not: no backup of an embedded log, no part of the chain, and no reason to let the
 //! journal's topic expire. `keeper` takes checkpoints in office, `start` takes one in.
 
+mod cloud;
 pub mod depot;
 pub mod keeper;
 pub mod signed;
@@ -34,6 +35,7 @@ pub use depot::Depot;
 pub use signed::Signed;
 
 use crate::keys::Identity;
+use cloud::Refusal;
 
 /// Files on their way at once.
 const WORKERS: usize = 4;
@@ -343,8 +345,7 @@ pub fn list(depot: &Depot) -> anyhow::Result<Vec<Listed>> {
 }
 
 fn is_gone(error: &anyhow::Error) -> bool {
-    let gone = |it: &object_store::Error| matches!(it, object_store::Error::NotFound { .. });
-    error.chain().filter_map(|it| it.downcast_ref()).any(gone)
+    error.chain().filter_map(|it| it.downcast_ref()).any(Refusal::is_gone)
 }
 
 /// The logical state digest of a checkpoint, as people compare it.

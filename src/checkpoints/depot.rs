@@ -10,9 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -22,6 +19,8 @@ use schemas::Hash;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio_stream::StreamExt as _;
+
+use super::cloud::{Cloud, Name, Refusal};
 
 /// Files are read, sent and hashed in pieces of this size.
 const PIECE_BYTES: usize = 8 * 1024 * 1024;
@@ -37,22 +36,22 @@ const FORMS: &str = "file:///DIR, s3://BUCKET/DIR, gs://BUCKET/DIR or az://CONTA
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Directory(PathBuf),
-    S3(String),
-    Google(String),
-    Azure(String),
+    /// A bucket's URL, without a folder.
+    Bucket(Cloud, String),
 }
 
 /// Where checkpoints lie.
 #[derive(Clone)]
 pub struct Depot {
     objects: Arc<dyn ObjectStore>,
+    name: Name,
     root: Path,
     runtime: Handle,
 }
 
 impl fmt::Debug for Depot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {}", self.root, self.objects)
+        write!(f, "{} in {}", self.root, self.name)
     }
 }
 
@@ -67,8 +66,12 @@ pub fn check_url(url: &str) -> anyhow::Result<()> {
 /// The place, and the folder within it.
 fn parse(url: &str) -> anyhow::Result<(Place, Path)> {
     let wrong = || format!("`checkpoints.url` {url:?} is none of {FORMS}");
-    let (scheme, rest) = url.split_once("://").with_context(wrong)?;
-    if rest.contains(['?', '#']) || rest.split('/').next().is_some_and(|it| it.contains(':')) {
+    // It is not repeated: it may be a connection string, with a key in it.
+    let (scheme, rest) = url
+        .split_once("://")
+        .with_context(|| format!("`checkpoints.url` is no URL, and none of {FORMS}"))?;
+    let host = rest.split('/').next().unwrap_or_default();
+    if rest.contains(['?', '#']) || host.contains([':', '@']) {
         bail!(
             "`checkpoints.url` holds a place and nothing else; credentials and options come from \
              the environment: AWS_*, GOOGLE_*, AZURE_*"
@@ -84,16 +87,16 @@ fn parse(url: &str) -> anyhow::Result<(Place, Path)> {
     }
     let (bucket, folder) = rest.split_once('/').unwrap_or((rest, ""));
     let folder = Path::parse(folder.trim_end_matches('/')).with_context(wrong)?;
-    let named = format!("{scheme}://{bucket}");
+    let cloud = match scheme {
+        "s3" => Cloud::S3,
+        "gs" => Cloud::Google,
+        "az" => Cloud::Azure,
+        _ => bail!(wrong()),
+    };
     if bucket.is_empty() {
         bail!(wrong());
     }
-    match scheme {
-        "s3" => Ok((Place::S3(named), folder)),
-        "gs" => Ok((Place::Google(named), folder)),
-        "az" => Ok((Place::Azure(named), folder)),
-        _ => bail!(wrong()),
-    }
+    Ok((Place::Bucket(cloud, format!("{scheme}://{bucket}")), folder))
 }
 
 /// A directory is made when its parent is there: a mount that is missing must be noticed.
@@ -126,30 +129,34 @@ impl Depot {
     pub fn open(url: &str, runtime: Handle) -> anyhow::Result<Self> {
         let (place, root) = parse(url)?;
         let retry = RetryConfig { retry_timeout: RETRY_WITHIN, ..RetryConfig::default() };
-        let objects: Arc<dyn ObjectStore> = match place {
+        let what = || format!("opening {url}");
+        let (objects, name): (Arc<dyn ObjectStore>, Name) = match place {
             // A checkpoint that is answered is on disk.
             Place::Directory(dir) => {
-                Arc::new(LocalFileSystem::new_with_prefix(dir)?.with_fsync(true))
+                let name = Name { url: url.to_owned(), cloud: None, endpoint: None };
+                let opened = LocalFileSystem::new_with_prefix(dir);
+                let opened = opened.map_err(|it| Refusal::new(&it, &name)).with_context(what)?;
+                (Arc::new(opened.with_fsync(true)), name)
             }
-            Place::S3(bucket) => {
-                let builder = AmazonS3Builder::from_env().with_url(bucket);
-                Arc::new(builder.with_retry(retry).build()?)
-            }
-            Place::Google(bucket) => {
-                let builder = GoogleCloudStorageBuilder::from_env().with_url(bucket);
-                Arc::new(builder.with_retry(retry).build()?)
-            }
-            Place::Azure(container) => {
-                let builder = MicrosoftAzureBuilder::from_env().with_url(container);
-                Arc::new(builder.with_retry(retry).build()?)
+            Place::Bucket(cloud, url) => {
+                let (objects, endpoint) = cloud.connect(&url, retry).with_context(what)?;
+                (objects, Name { url, cloud: Some(cloud), endpoint })
             }
         };
-        Ok(Depot { objects, root, runtime })
+        Ok(Depot { objects, name, root, runtime })
     }
 
     /// A depot in any store, for tests and benches.
     pub fn of(objects: Arc<dyn ObjectStore>, runtime: Handle) -> Self {
-        Depot { objects, root: Path::default(), runtime }
+        let name = Name { url: objects.to_string(), cloud: None, endpoint: None };
+        Depot { objects, name, root: Path::default(), runtime }
+    }
+
+    /// What came of a request, with what was asked where.
+    fn told<T>(&self, came: object_store::Result<T>, verb: &str, path: &Path) -> anyhow::Result<T> {
+        let within = if path.as_ref().is_empty() { "" } else { " in " };
+        came.map_err(|it| Refusal::new(&it, &self.name))
+            .with_context(|| format!("{verb} {path}{within}{}", self.name))
     }
 
     fn at(&self, parts: &[&str]) -> Path {
@@ -158,11 +165,11 @@ impl Depot {
 
     /// Everything below `parts`: last part of the name, and what the store knows of it.
     pub(super) fn list(&self, parts: &[&str]) -> anyhow::Result<Vec<(String, ObjectMeta)>> {
-        let prefix = self.at(parts);
-        let prefix = Some(&prefix).filter(|it| !it.as_ref().is_empty());
+        let path = self.at(parts);
+        let prefix = Some(&path).filter(|it| !it.as_ref().is_empty());
         let listed =
             self.runtime.block_on(self.objects.list(prefix).collect::<Result<Vec<_>, _>>());
-        let listed = listed.with_context(|| format!("listing {self:?}"))?;
+        let listed = self.told(listed, "listing", &path)?;
         let name = |it: &ObjectMeta| it.location.filename().unwrap_or_default().to_owned();
         Ok(listed.into_iter().map(|it| (name(&it), it)).collect())
     }
@@ -171,14 +178,14 @@ impl Depot {
     pub(super) fn read(&self, parts: &[&str]) -> anyhow::Result<Vec<u8>> {
         let path = self.at(parts);
         let read = self.runtime.block_on(async { self.objects.get(&path).await?.bytes().await });
-        Ok(read.with_context(|| format!("reading {path}"))?.to_vec())
+        Ok(self.told(read, "reading", &path)?.to_vec())
     }
 
     /// Writes a small object; it is there whole or not at all.
     pub(super) fn write(&self, parts: &[&str], bytes: Vec<u8>) -> anyhow::Result<()> {
         let path = self.at(parts);
         let put = self.runtime.block_on(self.objects.put(&path, bytes.into()));
-        put.map(|_| ()).with_context(|| format!("writing {path}"))
+        self.told(put.map(|_| ()), "writing", &path)
     }
 
     pub(super) fn delete(&self, parts: &[&str]) -> anyhow::Result<()> {
@@ -187,7 +194,7 @@ impl Depot {
         match done {
             // Another node was faster.
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("deleting {path}")),
+            Err(error) => self.told(Err(error), "deleting", &path),
         }
     }
 
@@ -203,7 +210,7 @@ impl Depot {
         }
         let path = self.at(parts);
         let upload = self.runtime.block_on(self.objects.put_multipart(&path));
-        let upload = upload.with_context(|| format!("writing {path}"))?;
+        let upload = self.told(upload, "writing", &path)?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, PIECE_BYTES);
         let mut piece = vec![0; PIECE_BYTES];
         // Dropped without `finish`, a multipart upload leaves no object.
@@ -213,10 +220,9 @@ impl Depot {
                     0 => break,
                     n => writer.write(&piece[..n]),
                 }
-                writer.wait_for_capacity(PIECES_MAX).await?;
+                self.told(writer.wait_for_capacity(PIECES_MAX).await, "writing", &path)?;
             }
-            writer.finish().await?;
-            anyhow::Ok(())
+            self.told(writer.finish().await.map(|_| ()), "writing", &path)
         })
     }
 
@@ -229,7 +235,7 @@ impl Depot {
         let path = self.at(parts);
         let what = || format!("reading {path}");
         let mut sink = Sink { into, sha: Sha256::new(), size: 0 };
-        let found = self.runtime.block_on(self.objects.get(&path)).with_context(what)?;
+        let found = self.told(self.runtime.block_on(self.objects.get(&path)), "reading", &path)?;
         match found.payload {
             // Read here and not by the store, which takes it in pieces of 8 KiB.
             GetResultPayload::File(mut file, _) => {
@@ -243,7 +249,7 @@ impl Depot {
             }
             GetResultPayload::Stream(mut stream) => self.runtime.block_on(async {
                 while let Some(piece) = stream.next().await {
-                    sink.take(&piece.with_context(what)?)?;
+                    sink.take(&self.told(piece, "reading", &path)?)?;
                 }
                 anyhow::Ok(())
             })?,
@@ -275,17 +281,21 @@ mod tests {
     #[test]
     fn a_url_is_one_of_four_forms_and_holds_no_secret() {
         let (place, folder) = parse("s3://bucket/a/b/").unwrap();
-        assert_eq!((place, folder.as_ref()), (Place::S3("s3://bucket".to_owned()), "a/b"));
+        let bucket = Place::Bucket(Cloud::S3, "s3://bucket".to_owned());
+        assert_eq!((place, folder.as_ref()), (bucket, "a/b"));
         let (place, _) = parse("file:///var/checkpoints").unwrap();
         assert_eq!(place, Place::Directory("/var/checkpoints".into()));
         for wrong in ["file://relative", "ftp://a/b", "/var/x", "s3://", "http://a/b", "s3:/a"] {
             let error = format!("{:#}", check_url(wrong).unwrap_err());
             assert!(error.contains("none of file:///DIR"), "{wrong}: {error}");
         }
-        for secret in ["s3://key:secret@bucket/a", "az://container/a?sig=x"] {
+        for secret in ["s3://key:secret@bucket/a", "s3://secret@bucket/a", "az://a/b?sig=secret"] {
             let error = check_url(secret).unwrap_err().to_string();
-            assert!(error.contains("from the environment") && !error.contains("sig"), "{error}");
+            assert!(error.contains("from the environment"), "{error}");
+            assert!(!error.contains("secret"), "{error}");
         }
+        let error = check_url("AccountName=a;AccountKey=secret").unwrap_err().to_string();
+        assert!(error.contains("none of file:///DIR") && !error.contains("secret"), "{error}");
     }
 
     #[test]

@@ -243,7 +243,7 @@ async fn kept_elsewhere(
     let (data, deployment) = (layout.0.clone(), deployment.to_owned());
     let runtime = tokio::runtime::Handle::current();
     let opened = tokio::task::spawn_blocking(move || {
-        let depot = Depot::make(&url, runtime).with_context(|| format!("opening {url}"))?;
+        let depot = Depot::make(&url, runtime)?;
         let expected = start::begin(&depot, &deployment, partition, &data)?;
         anyhow::Ok(Some(Kept { depot, every, expected }))
     });

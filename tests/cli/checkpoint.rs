@@ -1,6 +1,6 @@
 //! Where checkpoints may go, and what is said of those that lie there.
 
-use crate::home::Home;
+use crate::home::{HEALWRIGHT, Home, run};
 
 #[test]
 fn an_embedded_log_takes_no_place_for_checkpoints_and_says_what_backs_it_up() {
@@ -28,4 +28,30 @@ fn a_checkpoint_that_does_not_verify_is_listed_as_that_and_answers_no() {
     let said = listed.json();
     assert_eq!((&said["entries"], &said["deployment"]), (&17.into(), &"local-00".into()), "{said}");
     assert!(said["error"].as_str().unwrap().contains("signed checkpoint"), "{said}");
+}
+
+#[test]
+fn another_machine_without_tls_is_refused_by_each_cloud_before_anything_is_sent() {
+    let home = Home::new();
+    std::fs::write(home.path().join("a.json"), r#"{"gcs_base_url": "http://store.invalid"}"#)
+        .unwrap();
+    let rows = [
+        ("s3", "AWS_ENDPOINT_URL=http://store.invalid", "AWS_ALLOW_HTTP=true"),
+        ("gs", "GOOGLE_BASE_URL=http://store.invalid", "GOOGLE_ALLOW_HTTP=true"),
+        ("gs", "GOOGLE_SERVICE_ACCOUNT=a.json", "GOOGLE_ALLOW_HTTP=true"),
+        ("az", "AZURE_STORAGE_ENDPOINT=http://store.invalid", "AZURE_ALLOW_HTTP=true"),
+        ("az", "AZURITE_BLOB_STORAGE_URL=http://store.invalid", "AZURE_ALLOW_HTTP=true"),
+    ];
+    for (scheme, named, choice) in rows {
+        let (name, value) = named.split_once('=').unwrap();
+        let mut command = home.command(HEALWRIGHT);
+        command.args(["checkpoint", "list", &format!("{scheme}://bucket")]).env(name, value);
+        if name.starts_with("AZURITE") {
+            command.env("AZURE_STORAGE_USE_EMULATOR", "true");
+        }
+        let refused = run(command).expect(2).err;
+        for word in ["http://store.invalid", "another machine without TLS", choice] {
+            assert!(refused.contains(word), "{word}: {refused}");
+        }
+    }
 }
