@@ -11,6 +11,11 @@ use serde_json::Value;
 
 use crate::http;
 
+#[path = "depot.rs"]
+mod depot;
+
+pub(crate) use depot::describe;
+
 /// A node that is not ready within this time never will be.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 /// A decision that does not come within this time never will.
@@ -25,6 +30,8 @@ pub(crate) struct Fleet {
     program: PathBuf,
     /// Further words of every command.
     words: Vec<String>,
+    /// The further environment of every command.
+    env: Vec<(String, String)>,
     /// Whether the next node has a runner.
     has_runner: bool,
     nodes: Vec<Node>,
@@ -97,17 +104,6 @@ impl Fleet {
         self.words.clear();
     }
 
-    /// One node that takes checkpoints as often as it can, into a directory.
-    pub(crate) fn start_with_checkpoints(bootstrap: &str) -> Self {
-        let mut fleet = Fleet::empty(bootstrap);
-        let file = fleet.home.path().join("hw.toml");
-        let text = format!("[checkpoints]\nurl = \"file://{}\"\nevery_s = 1\n", fleet.depot());
-        std::fs::write(&file, text).unwrap();
-        fleet.words = vec!["--config".to_owned(), file.to_str().unwrap().to_owned()];
-        fleet.add();
-        fleet
-    }
-
     fn empty(bootstrap: &str) -> Self {
         Fleet {
             home: tempfile::tempdir().unwrap(),
@@ -115,6 +111,7 @@ impl Fleet {
             prefix: crate::bed::prefix(),
             program: env!("CARGO_BIN_EXE_healwright").into(),
             words: Vec::new(),
+            env: Vec::new(),
             has_runner: false,
             nodes: Vec::new(),
             acknowledged: BTreeSet::new(),
@@ -129,11 +126,6 @@ impl Fleet {
     /// From now on, commands and nodes are those of this program.
     pub(crate) fn runs(&mut self, program: &Path) {
         self.program = program.to_owned();
-    }
-
-    /// Where checkpoints lie.
-    pub(crate) fn depot(&self) -> String {
-        self.home.path().join("depot").to_str().unwrap().to_owned()
     }
 
     /// Another node, with an empty data directory; answers its number.
@@ -172,6 +164,7 @@ impl Fleet {
         command.env("HOME", home).env("XDG_STATE_HOME", home.join("state"));
         command.arg("--data").arg(home.join(format!("data-{node}")));
         command.args(["--log", &self.log, "--topic-prefix", &self.prefix]).args(&self.words);
+        describe(&mut command, &self.env);
         command
     }
 
