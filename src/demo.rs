@@ -64,14 +64,15 @@ pub fn run(out: Out, args: &cli::Demo) -> anyhow::Result<bool> {
         let story = Story::new(out, args.fast);
         let place = Place::new(args)?;
         let mut stage = None;
+        let stop = up::Stop::listen()?;
         let told = tokio::select! {
             told = async {
                 let stage = stage.insert(Stage::set(&place, args, metrics, story).await?);
                 tell(stage, args).await
             } => told,
-            stopped = up::wait_for_stop() => {
+            () = stop.told() => {
                 story.remark("stopped; taking everything down");
-                stopped.and_then(|()| Err(anyhow::anyhow!("stopped before the end")))
+                Err(anyhow::anyhow!("stopped before the end"))
             }
         };
         if let Some(stage) = stage {

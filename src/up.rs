@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use runner::agent;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use topologies::config::Service;
 use topologies::profile::Profile;
 use tracing_subscriber::EnvFilter;
@@ -50,8 +50,9 @@ pub fn up(session: &Session, out: Out, args: &cli::Up) -> anyhow::Result<bool> {
                 keys.display()
             ));
         }
+        let stop = Stop::listen()?;
         out.remark(&format!("ready: http://{}/", node.address));
-        wait_for_stop().await?;
+        stop.told().await;
         out.remark("stopping; supervised services go on");
         node.stop().await;
         Ok(true)
@@ -159,18 +160,32 @@ fn read_token(path: &Path) -> anyhow::Result<String> {
     Ok(token)
 }
 
-/// Waits for SIGTERM or SIGINT.
-///
-/// # Errors
-/// The signals cannot be listened for.
-pub async fn wait_for_stop() -> anyhow::Result<()> {
-    let mut term = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT, which end the process at once until somebody listens: so whoever says that
+/// it is ready listens before.
+pub struct Stop {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// The signals cannot be listened for.
+    pub fn listen() -> anyhow::Result<Self> {
+        Ok(Stop {
+            term: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
+        })
     }
-    Ok(())
+
+    /// Waits for one of them.
+    pub async fn told(mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// The runtime around the core: two workers serve sockets and timers.
@@ -242,7 +257,13 @@ pub fn stop_flag() -> Arc<AtomicBool> {
         let waited = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map(|runtime| runtime.block_on(wait_for_stop()));
+            .context("starting a runtime")
+            .and_then(|runtime| {
+                runtime.block_on(async {
+                    Stop::listen()?.told().await;
+                    Ok(())
+                })
+            });
         if let Err(error) = waited {
             tracing::error!(%error, "signals cannot be listened for");
         }

@@ -52,13 +52,14 @@ pub fn run(session: &Session, out: Out, args: &cli::Watch) -> anyhow::Result<boo
     up::runtime()?.block_on(async {
         let node = Node::start(config, metrics).await?;
         let address = node.address;
+        let stop = up::Stop::listen()?;
         out.remark(&format!("watching {}; page: http://{address}/; Ctrl-C ends it", service.name));
         if args.propose_only {
             out.remark("repairs are proposed and wait for `healwright approve`");
         }
         let story = tokio::spawn(tell(node.engine().clone(), out));
         let doubt = tokio::spawn(doubt::tell(layout.clone(), service.clone(), out));
-        up::wait_for_stop().await?;
+        stop.told().await;
         story.abort();
         doubt.abort();
         node.stop().await;

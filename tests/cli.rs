@@ -15,6 +15,8 @@ mod edges;
 #[allow(dead_code)]
 #[path = "blackbox/home.rs"]
 mod home;
+#[path = "cli/signals.rs"]
+mod signals;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;

@@ -247,7 +247,7 @@ impl Shared {
     /// The leaves of what stands between two heads, once it is the chain from one to the other.
     fn read_back(&self, from: &Head, target: &Head) -> Result<Vec<Hash>, LogError> {
         let (mut leaves, mut last) = (Vec::new(), from.hash);
-        self.tables.walk(from.next_seq, &mut |at, record| {
+        self.tables.walk(from.next_seq, |at, record| {
             let stored = Stored::check(record).map_err(|it| self.tables.damaged(at, &it))?;
             if stored.header.prev != last {
                 return Err(self.differs(at));

@@ -234,7 +234,7 @@ impl Tables {
         }
         let mut batches: Vec<Batch> = Vec::new();
         let mut bytes = 0;
-        self.walk(self.holding(from_seq)?, &mut |at, record| {
+        self.walk(self.holding(from_seq)?, |at, record| {
             bytes += record.len();
             if !batches.is_empty() && bytes > bytes_max {
                 return Ok(None);
@@ -258,7 +258,7 @@ impl Tables {
     pub(crate) fn walk(
         &self,
         mut at: u64,
-        step: &mut dyn FnMut(u64, &[u8]) -> Result<Option<u64>, LogError>,
+        mut step: impl FnMut(u64, &[u8]) -> Result<Option<u64>, LogError>,
     ) -> Result<(), LogError> {
         // Read in place: a copy of each record would be most of a megabyte.
         let mut iterator = self.db.raw_iterator_cf_opt(self.family(JOURNAL), passing());
