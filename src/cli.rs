@@ -392,6 +392,8 @@ pub enum Repair {
     State,
     /// Drop stored telemetry; what it led to stands in the journal
     Telemetry,
+    /// Write the database's lost table of contents anew, if everything else is there
+    Database,
     /// Make a damaged journal anew from an export; the damaged one is set aside
     Journal {
         /// The export

@@ -46,6 +46,16 @@ pub fn run(session: &Session, out: Out, command: &Repair) -> anyhow::Result<bool
             out.line("stored telemetry is gone; what it led to stands in the journal");
             Ok(true)
         }
+        Repair::Database => {
+            refuse_while_running(session)?;
+            out.line(&match EmbeddedLog::repair_contents(session.data())? {
+                Some(manifest) => {
+                    format!("{manifest} lists every file, and CURRENT names it again")
+                }
+                None => "the table of contents is there and sound; nothing was changed".to_owned(),
+            });
+            Ok(true)
+        }
         Repair::Journal { from } => journal(session, out, from),
         Repair::Head { reason } => head(session, out, reason),
     }

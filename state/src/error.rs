@@ -183,6 +183,9 @@ pub(crate) const REPAIR_JOURNAL: &str = "entries before it are intact, `healwrig
 /// What repairs a directory whose files cannot be opened.
 pub(crate) const REPAIR_DATABASE: &str = "nothing was changed, `healwright repair journal \
      --from BUNDLE` makes the directory anew from an export";
+/// What repairs a directory whose table of contents is lost.
+pub(crate) const REPAIR_CONTENTS: &str = "nothing is lost while the other files are there, \
+     `healwright repair database` writes it anew";
 /// What repairs telemetry: what was sealed stays provable, what it derived is recorded.
 pub(crate) const REPAIR_TELEMETRY: &str = "no journaled entry is lost, `healwright repair \
      telemetry` drops the damaged range and records the gap";

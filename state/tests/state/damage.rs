@@ -319,4 +319,69 @@ fn a_journal_without_its_table_of_contents_is_not_made_anew() {
     let error = EmbeddedLog::open(&dir, &deployment(), 0).err().unwrap();
     assert!(error.damage().is_some(), "{error}");
     assert!(error.to_string().contains("CURRENT"), "{error}");
+    assert!(error.to_string().contains("`healwright repair database`"), "{error}");
+}
+
+/// What is wrong with a table of contents.
+type Spoil = fn(&Path);
+
+#[test]
+fn a_table_of_contents_that_is_lost_is_written_anew_and_nothing_else_changes() {
+    let spoilt: [(&str, Spoil); 4] = [
+        ("lost", |current| fs::remove_file(current).unwrap()),
+        ("empty", |current| fs::write(current, "").unwrap()),
+        ("another's", |current| fs::write(current, "MANIFEST-999999\n").unwrap()),
+        ("a newer manifest is half written", |current| {
+            let manifest = fs::read_to_string(current).unwrap();
+            let whole = fs::read(current.with_file_name(manifest.trim())).unwrap();
+            let newer = current.with_file_name("MANIFEST-900000");
+            fs::write(newer, &whole[..whole.len() / 2]).unwrap();
+            fs::write(current, "MANIFEST-900000\n").unwrap();
+        }),
+    ];
+    for (what, spoil) in spoilt {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().join("data");
+        directory(&dir);
+        let current = dir.join("journal/CURRENT");
+        let (before, named) = (contents(&dir).unwrap(), fs::read_to_string(&current).unwrap());
+        assert_eq!(EmbeddedLog::repair_contents(&dir).unwrap(), None, "nothing is wrong");
+        spoil(&current);
+        assert!(EmbeddedLog::open(&dir, &deployment(), 0).is_err(), "{what}");
+        let listed = || -> Vec<(PathBuf, Vec<u8>)> {
+            let all = files(&dir.join("journal")).into_iter().filter(|it| !it.ends_with("CURRENT"));
+            all.map(|it| (it.clone(), fs::read(it).unwrap())).collect()
+        };
+        let others = listed();
+        let repaired = EmbeddedLog::repair_contents(&dir).unwrap();
+        assert_eq!(repaired.as_deref(), Some(named.trim()), "{what}");
+        assert_eq!(listed(), others, "{what}");
+        assert_eq!(fs::read_to_string(&current).unwrap(), named, "{what}");
+        assert_eq!(contents(&dir).unwrap(), before, "{what}");
+        drop(EmbeddedLog::open(&dir, &deployment(), 0).unwrap());
+    }
+}
+
+/// A manifest that does not list every table file would have RocksDB delete the others.
+#[test]
+fn a_table_of_contents_is_not_written_where_something_would_be_lost() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path().join("data");
+    directory(&dir);
+    let current = dir.join("journal/CURRENT");
+    let manifest = dir.join("journal").join(fs::read_to_string(&current).unwrap().trim());
+    let table = tables(&dir, "journal").remove(0);
+    let other = table.with_file_name("999999.sst");
+    fs::copy(&table, &other).unwrap();
+    fs::remove_file(&current).unwrap();
+    let error = EmbeddedLog::repair_contents(&dir).unwrap_err();
+    assert!(error.to_string().contains("999999.sst"), "{error}");
+    fs::remove_file(&other).unwrap();
+    fs::remove_file(&table).unwrap();
+    EmbeddedLog::repair_contents(&dir).unwrap_err();
+    assert!(!current.exists(), "a part of the journal is missing");
+    fs::remove_file(manifest).unwrap();
+    let error = EmbeddedLog::repair_contents(&dir).unwrap_err();
+    assert!(error.to_string().contains("repair journal --from BUNDLE"), "{error}");
+    assert!(!current.exists() && !dir.join("journal.tried").exists());
 }

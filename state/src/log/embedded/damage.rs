@@ -9,7 +9,9 @@ use super::options::{JOURNAL, META, STATE, TELEMETRY};
 use super::repair::owner_of;
 use super::wal;
 use crate::LogError;
-use crate::error::{Damage, REPAIR_DATABASE, REPAIR_JOURNAL, REPAIR_STATE, REPAIR_TELEMETRY};
+use crate::error::{
+    Damage, REPAIR_CONTENTS, REPAIR_DATABASE, REPAIR_JOURNAL, REPAIR_STATE, REPAIR_TELEMETRY,
+};
 
 /// What was being read or written when an error came.
 #[derive(Clone, Copy)]
@@ -118,8 +120,17 @@ pub(crate) fn unopenable(journal: &Path, error: &Error) -> LogError {
             None => journal.display().to_string(),
         },
     };
-    Damage { what: "database", position: None, file, why, repair: REPAIR_DATABASE.to_owned() }
-        .into()
+    let repair = if file == "CURRENT" || names_none(&file, &why) {
+        REPAIR_CONTENTS
+    } else {
+        REPAIR_DATABASE
+    };
+    Damage { what: "database", position: None, file, why, repair: repair.to_owned() }.into()
+}
+
+/// Whether the table of contents names a manifest that is not there.
+fn names_none(file: &str, why: &str) -> bool {
+    file.starts_with("MANIFEST-") && why.contains("No such file")
 }
 
 /// Refuses files whose end RocksDB would drop as torn although it is there.

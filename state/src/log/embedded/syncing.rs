@@ -92,7 +92,7 @@ impl Syncing {
         lock(&self.shared.progress).settled.clone()
     }
 
-    /// Has the threads run; nothing may be begun before.
+    /// Has the threads run; nothing that is begun is written before.
     pub(crate) fn start(&self) -> Result<(), LogError> {
         let mut threads = lock(&self.threads);
         let works: [(&str, Work); 2] = [("sync", Shared::sync), ("read-back", Shared::settle)];

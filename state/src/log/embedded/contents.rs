@@ -1,0 +1,145 @@
+//! The database's table of contents: `CURRENT`, one line that names the manifest, which lists the
+//! files. Without it nothing is lost and nothing opens.
+//!
+//! It is written anew only under a manifest with which everything holds: the journal reads to its
+//! end, and no table file lies in the directory that the manifest does not list, for RocksDB would
+//! delete that one as left over. It is tried beside the database, on links to its files.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use rocksdb::DB;
+
+use super::lock::Lock;
+use super::reader::Scratch;
+use super::tables::{Tables, journal_dir};
+use super::{EmbeddedLog, damage, exists, make_dir, options, reader};
+use crate::LogError;
+use crate::error::{Damage, REPAIR_DATABASE};
+
+/// Stored bytes of the journal read at a time.
+const STEP_BYTES: usize = 4 * 1024 * 1024;
+const CURRENT: &str = "CURRENT";
+const MANIFEST: &str = "MANIFEST-";
+
+impl EmbeddedLog {
+    /// Writes the lost or damaged table of contents of `dir` anew and answers the manifest that it
+    /// names; `None` when nothing is wrong with it. No process may own the directory.
+    ///
+    /// # Errors
+    /// [`LogError::Busy`], [`LogError::Absent`]; [`LogError::Corrupt`] when everything holds under
+    /// no manifest that is there. Nothing is changed then.
+    pub fn repair_contents(dir: &Path) -> Result<Option<String>, LogError> {
+        let journal = journal_dir(dir);
+        if !exists(&journal)? {
+            return Err(LogError::Absent { dir: dir.to_owned() });
+        }
+        let _lock = Lock::take(dir)?;
+        if reader::check(dir).is_ok() {
+            return Ok(None);
+        }
+        let mut outcome = Err(unlisted(MANIFEST, "there is none"));
+        for manifest in manifests(&journal)? {
+            outcome = try_out(dir, &journal, &manifest).map(|()| manifest);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        let manifest = outcome?;
+        let fresh = journal.join("CURRENT.new");
+        write_current(&fresh, &manifest)?;
+        let put = fs::rename(&fresh, journal.join(CURRENT))
+            .and_then(|()| File::open(&journal).and_then(|folder| folder.sync_all()));
+        put.map_err(|error| LogError::io("write", &journal.join(CURRENT), error))?;
+        Ok(Some(manifest))
+    }
+}
+
+/// The manifests that are there, newest first.
+fn manifests(journal: &Path) -> Result<Vec<String>, LogError> {
+    let mut found: Vec<String> =
+        names(journal)?.into_iter().filter(|it| it.starts_with(MANIFEST)).collect();
+    // Numbers of six digits, and more once those are used up.
+    found.sort_by_key(|it| std::cmp::Reverse((it.len(), it.clone())));
+    Ok(found)
+}
+
+/// Whether everything holds under `manifest`.
+fn try_out(dir: &Path, journal: &Path, manifest: &str) -> Result<(), LogError> {
+    let tried = Tried::make(dir, journal, manifest)?;
+    reader::check(&tried.0)?;
+    let scratch = Scratch::new()?;
+    let mut options = options::database();
+    options.set_db_log_dir(&scratch.0);
+    let links = journal_dir(&tried.0);
+    let db = DB::open_cf_descriptors_read_only(&options, &links, options::families(), false)
+        .map_err(|error| damage::unopenable(&links, &error))?;
+    let listed = db.live_files().map_err(|error| damage::unopenable(&links, &error))?;
+    let is_listed = |name: &str| listed.iter().any(|it| it.name.trim_start_matches('/') == name);
+    let left = names(journal)?.into_iter().find(|it| it.ends_with(".sst") && !is_listed(it));
+    if let Some(left) = left {
+        let why = format!("{manifest} does not list it, and it may hold what that one misses");
+        return Err(unlisted(&left, &why));
+    }
+    let tables = Tables::new(db, dir);
+    let (mut seq, head) = (0, tables.tail()?.head);
+    while let Some(last) = tables.read(seq, STEP_BYTES, &head)?.last() {
+        seq = last.next_seq();
+    }
+    Ok(())
+}
+
+/// A directory beside the database whose files are links to its, with a table of contents of its
+/// own; it goes away with its owner.
+struct Tried(PathBuf);
+
+impl Tried {
+    fn make(dir: &Path, journal: &Path, manifest: &str) -> Result<Self, LogError> {
+        let tried = Tried(dir.join("journal.tried"));
+        tried.remove();
+        let links = journal_dir(&tried.0);
+        make_dir(&links)?;
+        for name in names(journal)?.into_iter().filter(|it| it != CURRENT && it != "LOCK") {
+            let link = links.join(&name);
+            fs::hard_link(journal.join(&name), &link)
+                .map_err(|error| LogError::io("link", &link, error))?;
+        }
+        write_current(&links.join(CURRENT), manifest)?;
+        Ok(tried)
+    }
+
+    fn remove(&self) {
+        // Links; what cannot be removed is in the way of the next try, which says so.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Drop for Tried {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+fn write_current(path: &Path, manifest: &str) -> Result<(), LogError> {
+    let written = File::create(path).and_then(|mut file| {
+        file.write_all(format!("{manifest}\n").as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(|error| LogError::io("write", path, error))
+}
+
+fn names(folder: &Path) -> Result<Vec<String>, LogError> {
+    let failed = |error| LogError::io("read", folder, error);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+fn unlisted(file: &str, why: &str) -> LogError {
+    let (file, why) = (file.to_owned(), why.to_owned());
+    Damage { what: "database", position: None, file, why, repair: REPAIR_DATABASE.to_owned() }
+        .into()
+}
