@@ -87,9 +87,9 @@ pub struct Entries<'a> {
     pub series: Vec<&'a [u8]>,
     /// [`series_hash`] of each.
     pub hashes: Vec<u64>,
-    /// What whoever folds the range notes of each, zero at first. It comes again with the dictionary,
-    /// also in a later range, and may be gone at any time: a hint where to look first, which decides
-    /// nothing.
+    /// What whoever folds the range notes of each, zero at first. It comes again with the
+    /// dictionary, also in a later range, and may be gone at any time: a hint where to look
+    /// first, which decides nothing.
     pub hints: Vec<Cell<u32>>,
 }
 

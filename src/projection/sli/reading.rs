@@ -76,6 +76,7 @@ pub(super) fn each<J: Journal + ?Sized>(
     add: &mut impl FnMut(&str, Ns, &Counts, f64),
 ) -> Result<usize, LogError> {
     let (mut next, mut n_bytes) = (range.start, 0);
+    let mut spare = Samples::default();
     while next < range.end {
         let records = runs.at(next)?;
         let Some(last) = records.last() else { break };
@@ -83,11 +84,12 @@ pub(super) fn each<J: Journal + ?Sized>(
         next = last + 1;
         for (position, record) in records.iter().filter(|(it, _)| wanted.contains(it)) {
             n_bytes += record.len();
-            let Ok(samples) = Samples::decode(record) else {
-                tracing::debug!(position, "a telemetry record does not decode");
-                continue;
-            };
-            samples.records().for_each(|it| take(&it, wall, dictionary, add));
+            let mut samples = spare.recycle();
+            match samples.read(record) {
+                Ok(()) => samples.records().for_each(|it| take(&it, wall, dictionary, add)),
+                Err(_) => tracing::debug!(position, "a telemetry record does not decode"),
+            }
+            spare = samples.recycle();
         }
     }
     Ok(n_bytes)

@@ -7,12 +7,11 @@
 //! Series that mean nothing to a service are learnt and watched; they never raise an alarm, for
 //! a new series has no past to be held against and most have no objective.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use schemas::Ns;
 use schemas::event::Series;
-use schemas::telemetry::{self, Columns, Samples, series_hash};
+use schemas::telemetry::{self, Columns, Entries, Samples, series_hash};
 
 use super::known::{self, Left};
 use super::points::{Meaning, Point};
@@ -127,23 +126,26 @@ impl SeriesState {
     }
 }
 
+/// Series of a range that are inserted one by one; each moves half of its shard. When there are
+/// more, all that are new are inserted shard by shard.
+const ONE_BY_ONE_MAX: u32 = 64;
+
 /// The shards that a seal touches, read once and written once.
 struct Shards<'v, 'a> {
     view: &'v mut View<'a>,
+    entries: &'v Entries<'v>,
     loaded: Vec<Option<Shard<Vec<u8>>>>,
     generation: u32,
     /// Series of other shards have been learnt already.
     left: [bool; SHARDS],
-    /// Where the dictionary entries of all records stand in their shards; [`NOWHERE`] for one that
-    /// is not kept.
-    places: &'v [Cell<u32>],
     /// At a dictionary's first entry: how often a series had been inserted, counted from one, when
     /// all its places were found. Inserting moves places.
     placed: Vec<u32>,
     insertions: u32,
 }
 
-/// Of a series that is not kept.
+/// The hint of a series that is not kept. That of any other says where it stands in its shard, once
+/// its dictionary is placed.
 const NOWHERE: u32 = u32::MAX;
 
 impl Shards<'_, '_> {
@@ -185,7 +187,7 @@ impl Shards<'_, '_> {
     /// `inserted_at` says the time for that.
     fn look_up(&mut self, columns: &Columns<'_, '_>, inserted_at: Option<Ns>) -> bool {
         let Columns { series, hashes, first, .. } = *columns;
-        let (generation, places) = (self.generation, self.places);
+        let (generation, places) = (self.generation, &self.entries.hints);
         let mut are_all_there = true;
         for (place, (bytes, hash)) in places[first..].iter().zip(series.iter().zip(hashes)) {
             if !self.left[shard_of(*hash)] {
@@ -207,8 +209,40 @@ impl Shards<'_, '_> {
 
     fn insert(&mut self, hash: u64, bytes: &[u8], now: Ns) {
         self.insertions += 1;
+        if self.insertions == ONE_BY_ONE_MAX {
+            self.insert_all();
+            if self.shard(shard_of(hash)).find(hash).is_ok() {
+                return;
+            }
+        }
         if let Some(at) = self.shard(shard_of(hash)).insert(hash, now) {
             self.classify(hash, at, bytes);
+        }
+    }
+
+    /// Inserts all that the range brings and that is new, which comes to the same: a shard that has
+    /// room for all forgets none. Others are left to [`Shards::insert`].
+    fn insert_all(&mut self) {
+        let Entries { series, hashes, .. } = self.entries;
+        let mut new: Vec<(u64, usize)> = Vec::new();
+        for (entry, hash) in hashes.iter().enumerate() {
+            let shard = shard_of(*hash);
+            if self.left[shard] && self.shard(shard).find(*hash).is_err() {
+                new.push((*hash, entry));
+            }
+        }
+        // Of series that share a hash, the one that comes first is the one that is decoded.
+        new.sort_unstable();
+        new.dedup_by_key(|it| it.0);
+        for of_shard in new.chunk_by(|a, b| shard_of(a.0) == shard_of(b.0)) {
+            if !self.shard(shard_of(of_shard[0].0)).merge(of_shard.iter().map(|it| it.0)) {
+                continue;
+            }
+            for (hash, entry) in of_shard {
+                if let Ok(at) = self.shard(shard_of(*hash)).find(*hash) {
+                    self.classify(*hash, at, series[*entry]);
+                }
+            }
         }
     }
 
@@ -231,7 +265,7 @@ impl Shards<'_, '_> {
         let rows = columns.series_idx.iter().zip(columns.ts_ns).zip(columns.value);
         for ((series, ts), value) in rows {
             let entry = columns.first + *series as usize;
-            let at = self.places[entry].get();
+            let at = self.entries.hints[entry].get();
             let shard = &mut self.loaded[shard_of(columns.hashes[*series as usize])];
             let Some(shard) = shard.as_mut().filter(|_| at != NOWHERE) else { continue };
             let mut state = shard.state(at as usize);
@@ -273,14 +307,14 @@ pub(super) fn fold_left(
     let generation = generation(view);
     let Left { shards: left, mut is_health } = left;
     if left.contains(&true) {
-        let places = &samples.entries().hints[..];
+        let entries = samples.entries();
         let mut shards = Shards {
             view,
             loaded: (0..SHARDS).map(|_| None).collect(),
             generation,
             left,
-            placed: vec![0; places.len()],
-            places,
+            placed: vec![0; entries.hashes.len()],
+            entries,
             insertions: 1,
         };
         samples.records().for_each(|it| shards.learn(&it, &mut is_health));

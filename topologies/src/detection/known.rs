@@ -365,4 +365,40 @@ mod tests {
         }
         assert!(n_points > 100, "{n_points} samples count for a service's health");
     }
+
+    /// Series of one shard, none of which is among the first `skip`.
+    fn of_shard(shard: usize, skip: usize, n: usize) -> Vec<u64> {
+        let is_there = |it: &u64| {
+            let bytes = schemas::avro::to_bytes(&name(*it)).unwrap();
+            shard_of(schemas::telemetry::series_hash(&bytes)) == shard
+        };
+        (0..).filter(is_there).skip(skip).take(n).collect()
+    }
+
+    #[test]
+    fn new_series_come_to_the_same_state_together_and_one_by_one() {
+        let (mut together, mut singly) = (bench(), bench());
+        let mut learn_all = |of: &[u64]| {
+            let records: Vec<Vec<u8>> = of.chunks(20).map(|it| record(it, 2)).collect();
+            let ranges = [vec![&records[..]], records.chunks(1).collect()];
+            for (bench, ranges) in [&mut together, &mut singly].into_iter().zip(ranges) {
+                for range in ranges {
+                    let mut samples = Samples::default();
+                    range.iter().for_each(|it| samples.read(it).unwrap());
+                    let left = Left::all(samples.entries().hashes.len());
+                    fold_left(&mut bench.view(PROCESSOR.name), &samples, left);
+                }
+            }
+            let all = together.store().scan(b"detection/");
+            assert!(all == singly.store().scan(b"detection/"), "{} series", of.len());
+            all.iter().map(|(_, value)| value.len() / RECORD).sum::<usize>()
+        };
+        let n = learn_all(&(0..3000).collect::<Vec<_>>());
+        assert_eq!(n, 3000, "new ones all over");
+        assert_eq!(learn_all(&(2000..4000).collect::<Vec<_>>()), 4000, "among known ones");
+        let one_shard = of_shard(7, 0, 4200);
+        let n = learn_all(&one_shard[..4090]);
+        let full = learn_all(&one_shard[4000..4200]);
+        assert!((n..n + 110).contains(&full), "a shard that gets full keeps {full} of {n} + 110");
+    }
 }

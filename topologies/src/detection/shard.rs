@@ -135,10 +135,34 @@ impl Shard<Vec<u8>> {
         }
         let (Ok(slot) | Err(slot)) = self.find(hash);
         let at = slot * RECORD;
-        let mut record = [0; RECORD];
-        record[..8].copy_from_slice(&hash.to_le_bytes());
-        SeriesState::default().write(&mut record);
-        self.0.splice(at..at, record);
+        self.0.splice(at..at, fresh(hash));
         Some(slot)
     }
+
+    /// Adds series that are not there, in order of their hashes, if there is room for all of them.
+    pub(super) fn merge(&mut self, hashes: impl ExactSizeIterator<Item = u64>) -> bool {
+        let n = self.len() + hashes.len();
+        if n > SHARD_MAX {
+            return false;
+        }
+        let mut merged = Vec::with_capacity(n * RECORD);
+        let mut from = 0;
+        for hash in hashes {
+            let (Ok(to) | Err(to)) = self.find(hash);
+            merged.extend_from_slice(&self.0[from * RECORD..to * RECORD]);
+            merged.extend_from_slice(&fresh(hash));
+            from = to;
+        }
+        merged.extend_from_slice(&self.0[from * RECORD..]);
+        self.0 = merged;
+        true
+    }
+}
+
+/// The record of a series of which nothing is known yet.
+fn fresh(hash: u64) -> [u8; RECORD] {
+    let mut record = [0; RECORD];
+    record[..8].copy_from_slice(&hash.to_le_bytes());
+    SeriesState::default().write(&mut record);
+    record
 }
