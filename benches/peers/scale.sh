@@ -4,7 +4,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-series=10000,100000,1000000 partitions=1,4,16 rounds=4 samples_min=4000000 docs=
+series=10000,100000,1000000 partitions=1,4,16 rounds=12 samples_min=4000000 docs=
 
 usage="usage: scale.sh [--series N,…] [--partitions N,…] [--rounds N] [--samples-min N] [--docs DIR]
        rounds: samples of each series, at least; samples-min: samples in all, at least"
