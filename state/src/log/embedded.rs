@@ -381,8 +381,8 @@ mod tests {
         assert_eq!(log.read(0, 1).unwrap(), []);
     }
 
-    /// Has a batch wait that ends with `head` and says `key` of the state; nothing is written before
-    /// the log is started.
+    /// Has a batch wait that ends with `head` and says `key` of the state; nothing is written
+    /// before the log is started.
     fn begin(log: &EmbeddedLog, head: Head, key: &str, value: Option<&str>) {
         let owned = |text: &str| text.as_bytes().to_vec();
         let changes = Changes::new(vec![(owned(key), value.map(owned))]);
