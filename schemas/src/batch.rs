@@ -226,7 +226,7 @@ impl Batch {
 
     /// The hash that the next batch names as `prev`.
     pub fn hash(&self) -> Hash {
-        Hash::of(&[BATCH_DOMAIN, &self.header_bytes, &self.signature])
+        batch_hash(&self.header_bytes, &self.signature)
     }
 
     /// The stored record.
@@ -279,17 +279,17 @@ impl Batch {
                 return Err(Damage { entry: Some(index), error });
             }
         }
-        if body_hash(leaves) == self.header.body {
-            return Ok(());
-        }
-        let error = Error::malformed("batch", "its entries are not the ones that were signed");
-        Err(Damage { entry: None, error })
+        self.header.check_leaves(leaves)
     }
 
     /// The sequence after its last entry.
     pub fn next_seq(&self) -> u64 {
         self.header.next_seq()
     }
+}
+
+fn batch_hash(header_bytes: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> Hash {
+    Hash::of(&[BATCH_DOMAIN, header_bytes, signature])
 }
 
 fn body_hash(leaves: &[Hash]) -> Hash {
@@ -311,6 +311,15 @@ impl Header {
     /// The sequence after its last entry.
     pub fn next_seq(&self) -> u64 {
         self.first_seq.saturating_add(u64::from(self.count))
+    }
+
+    /// Checks that the leaves are those that were signed.
+    fn check_leaves(&self, leaves: &[Hash]) -> Result<(), Damage> {
+        if body_hash(leaves) == self.body {
+            return Ok(());
+        }
+        let error = Error::malformed("batch", "its entries are not the ones that were signed");
+        Err(Damage { entry: None, error })
     }
 
     /// Reads a stored header.

@@ -1,9 +1,8 @@
 //! A record checked where it lies, for whoever keeps none of it: reading back what was written a
 //! moment ago must not cost as much as making it.
 
-use super::{BATCH_DOMAIN, Damage, Header, body_hash};
+use super::{Damage, Header, batch_hash};
 use crate::envelope::{commitment, committed, leaf};
-use crate::signature::SIGNATURE_BYTES;
 use crate::wire::Reader;
 use crate::{Error, Hash};
 
@@ -30,18 +29,15 @@ impl Stored {
         let mut reader = Reader::new("batch", record);
         let header_bytes = reader.bytes().map_err(at_header)?;
         let header = Header::decode(header_bytes).map_err(at_header)?;
-        let signature: [u8; SIGNATURE_BYTES] = reader.array().map_err(at_header)?;
+        let signature = reader.array().map_err(at_header)?;
         let mut leaves = Vec::with_capacity((header.count as usize).min(record.len() / 64));
         for index in 0..header.count {
             let at_entry = |error| Damage { entry: Some(index), error };
             leaves.push(entry(&mut reader).map_err(at_entry)?);
         }
         reader.end().map_err(|error| Damage { entry: header.count.checked_sub(1), error })?;
-        if body_hash(&leaves) != header.body {
-            let error = Error::malformed("batch", "its entries are not the ones that were signed");
-            return Err(Damage { entry: None, error });
-        }
-        let hash = Hash::of(&[BATCH_DOMAIN, header_bytes, &signature]);
+        header.check_leaves(&leaves)?;
+        let hash = batch_hash(header_bytes, &signature);
         Ok(Stored { header, hash, leaves })
     }
 }

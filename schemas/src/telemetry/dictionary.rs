@@ -1,6 +1,6 @@
 //! Dictionaries that come again: a scrape sends the same series each time. Each is read once and
 //! kept from range to range, with what was found out about its entries: comparing its bytes costs
-//! a tenth of reading them.
+//! less than reading them.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

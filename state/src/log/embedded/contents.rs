@@ -9,17 +9,12 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use rocksdb::DB;
-
 use super::lock::Lock;
-use super::reader::Scratch;
-use super::tables::{Tables, journal_dir};
-use super::{EmbeddedLog, damage, exists, make_dir, options, reader};
+use super::tables::journal_dir;
+use super::{EmbeddedLog, damage, exists, make_dir, reader};
 use crate::LogError;
 use crate::error::{Damage, REPAIR_DATABASE};
 
-/// Stored bytes of the journal read at a time.
-const STEP_BYTES: usize = 4 * 1024 * 1024;
 const CURRENT: &str = "CURRENT";
 const MANIFEST: &str = "MANIFEST-";
 
@@ -39,7 +34,7 @@ impl EmbeddedLog {
         if reader::check(dir).is_ok() {
             return Ok(None);
         }
-        let mut outcome = Err(unlisted(MANIFEST, "there is none"));
+        let mut outcome = Err(wrong(MANIFEST, "there is none"));
         for manifest in manifests(&journal)? {
             outcome = try_out(dir, &journal, &manifest).map(|()| manifest);
             if outcome.is_ok() {
@@ -68,26 +63,16 @@ fn manifests(journal: &Path) -> Result<Vec<String>, LogError> {
 /// Whether everything holds under `manifest`.
 fn try_out(dir: &Path, journal: &Path, manifest: &str) -> Result<(), LogError> {
     let tried = Tried::make(dir, journal, manifest)?;
-    reader::check(&tried.0)?;
-    let scratch = Scratch::new()?;
-    let mut options = options::database();
-    options.set_db_log_dir(&scratch.0);
-    let links = journal_dir(&tried.0);
-    let db = DB::open_cf_descriptors_read_only(&options, &links, options::families(), false)
-        .map_err(|error| damage::unopenable(&links, &error))?;
-    let listed = db.live_files().map_err(|error| damage::unopenable(&links, &error))?;
+    let reader = reader::check(&tried.0)?;
+    let tables = &reader.tables;
+    let listed = tables.db.live_files().map_err(|error| damage::unopenable(journal, &error))?;
     let is_listed = |name: &str| listed.iter().any(|it| it.name.trim_start_matches('/') == name);
     let left = names(journal)?.into_iter().find(|it| it.ends_with(".sst") && !is_listed(it));
     if let Some(left) = left {
         let why = format!("{manifest} does not list it, and it may hold what that one misses");
-        return Err(unlisted(&left, &why));
+        return Err(wrong(&left, &why));
     }
-    let tables = Tables::new(db, dir);
-    let (mut seq, head) = (0, tables.tail()?.head);
-    while let Some(last) = tables.read(seq, STEP_BYTES, &head)?.last() {
-        seq = last.next_seq();
-    }
-    Ok(())
+    tables.read_through(&tables.tail()?.head)
 }
 
 /// A directory beside the database whose files are links to its, with a table of contents of its
@@ -138,7 +123,7 @@ fn names(folder: &Path) -> Result<Vec<String>, LogError> {
     Ok(names)
 }
 
-fn unlisted(file: &str, why: &str) -> LogError {
+fn wrong(file: &str, why: &str) -> LogError {
     let (file, why) = (file.to_owned(), why.to_owned());
     Damage { what: "database", position: None, file, why, repair: REPAIR_DATABASE.to_owned() }
         .into()

@@ -24,7 +24,7 @@ const TRIES: usize = 5;
 
 /// A view of a data directory that changes nothing.
 pub struct Reader {
-    tables: Tables,
+    pub(super) tables: Tables,
     // Removed after the database is closed: fields are dropped in declaration order.
     _scratch: Scratch,
 }
@@ -126,7 +126,7 @@ impl Reader {
 
 /// Opens the directory for reading only and checks head, state and telemetry, so that damage is
 /// found before anything is changed. The files must not be changing.
-pub(super) fn check(dir: &Path) -> Result<(), LogError> {
+pub(super) fn check(dir: &Path) -> Result<Reader, LogError> {
     let journal = journal_dir(dir);
     damage::refuse_cut(&journal)?;
     let scratch = Scratch::new()?;
@@ -134,8 +134,9 @@ pub(super) fn check(dir: &Path) -> Result<(), LogError> {
     options.set_db_log_dir(&scratch.0);
     let db = DB::open_cf_descriptors_read_only(&options, &journal, options::families(), false)
         .map_err(|error| damage::unopenable(&journal, &error))?;
-    let tables = Tables::new(db, dir);
-    tables.verify(&tables.tail()?)
+    let reader = Reader { tables: Tables::new(db, dir), _scratch: scratch };
+    reader.tables.verify(&reader.tables.tail()?)?;
+    Ok(reader)
 }
 
 impl Store for Reader {

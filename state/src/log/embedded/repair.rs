@@ -16,9 +16,6 @@ use super::tables::{KEY_FLOOR, KEY_POSITION, Tables, journal_dir};
 use super::{EmbeddedLog, exists};
 use crate::LogError;
 
-/// Stored bytes of the journal read at a time.
-const STEP_BYTES: usize = 4 * 1024 * 1024;
-
 /// What can be dropped and derived again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -63,11 +60,7 @@ impl EmbeddedLog {
         let written = tables.db.write_opt(write, &synced());
         written.map_err(|error| damage::fatal("record the repair", &error))?;
         tables.verify(&tail)?;
-        let mut seq = 0;
-        while let Some(last) = tables.read(seq, STEP_BYTES, &tail.head)?.last() {
-            seq = last.next_seq();
-        }
-        Ok(())
+        tables.read_through(&tail.head)
     }
 }
 

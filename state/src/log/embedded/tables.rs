@@ -35,6 +35,9 @@ pub(crate) const KEY_FOLDED: &[u8] = b"\0position";
 /// reason. Persisted: frozen.
 pub(crate) const KEY_COUNT: &[u8] = b"quarantine.count";
 
+/// Stored bytes read at a time by who reads all of it.
+const STEP_BYTES: usize = 4 * 1024 * 1024;
+
 /// The open database and where it lies.
 pub(crate) struct Tables {
     pub(crate) db: DB,
@@ -252,6 +255,15 @@ impl Tables {
             Ok((next < head.next_seq && bytes < bytes_max).then_some(next))
         })?;
         Ok(batches)
+    }
+
+    /// Reads all of the journal, which checks it.
+    pub(crate) fn read_through(&self, head: &Head) -> Result<(), LogError> {
+        let mut seq = 0;
+        while let Some(last) = self.read(seq, STEP_BYTES, head)?.last() {
+            seq = last.next_seq();
+        }
+        Ok(())
     }
 
     /// Shows `step` the record at `at`, and then the one at the place that it answers.
