@@ -31,15 +31,7 @@ need() { command -v "$1" >/dev/null || refuse "$1 is missing: $2"; }
 
 # --- Programs --------------------------------------------------------------------------------
 
-# A folder named after what is in it, made under a lock, for tests run side by side.
-folder_for() { # NAME FILE…
-  local name=$1
-  shift
-  folder=$cache/$name-$(cat "$@" | sha256sum | cut -c1-16)
-  mkdir -p "$folder"
-  exec 9>"$folder/lock"
-  flock 9
-}
+source "$here/../folder.sh"
 
 s3proxy() {
   need javac "apt-get install default-jdk-headless (Java 17 or later)"

@@ -39,15 +39,7 @@ if [ -z "$bootstrap" ] || [ -z "$topic" ]; then
 fi
 args=("$bootstrap" "$topic" "$count" "$seconds" "$group" "$registry")
 
-# A folder named after what is in it, made under a lock, for tests run side by side.
-folder_for() { # NAME FILE…
-  local name=$1
-  shift
-  folder=$cache/$name-$(cat "$@" | sha256sum | cut -c1-16)
-  mkdir -p "$folder"
-  exec 9>"$folder/lock"
-  flock 9
-}
+source "$here/../../folder.sh"
 
 case $client in
   java)
