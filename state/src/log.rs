@@ -106,8 +106,9 @@ pub trait Log: Send + Sync {
     }
 
     /// Leaves of the settled entries from `from_seq` on, hashed anew from what is stored, every
-    /// payload checked against its commitment and they against what was signed: at least one unless `from_seq` is the end. For
-    /// one caller that goes on where it ended: what is still at hand is handed out once.
+    /// payload checked against its commitment and they against what was signed: at least one
+    /// unless `from_seq` is the end. For one caller that goes on where it ended: what is still at
+    /// hand is handed out once.
     ///
     /// # Errors
     /// As [`Log::read`].
