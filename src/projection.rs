@@ -20,7 +20,7 @@ use tokio::sync::watch;
 pub use model::Model;
 pub use parts::{
     BarredView, ConfigView, IncidentView, Line, ModeView, PartitionView, ProposalView, RolloutView,
-    ServiceView, TrustView,
+    RunnerView, ServiceView, TrustView,
 };
 pub use standing::Standing;
 

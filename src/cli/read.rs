@@ -128,7 +128,16 @@ fn row(model: &Model, name: &str, it: &ServiceView) -> Vec<String> {
     let left = max.saturating_sub(recent as u32);
     let budget = format!("{left} of {max} left in {}", words::span(window as f64 / 1000.0));
     let version = it.config.release.as_ref().map_or_else(String::new, |it| it.version.clone());
-    let note = it.refused.as_ref().map_or_else(String::new, |(_, why)| why.clone());
+    let host = &it.config.host;
+    let note = match &it.refused {
+        Some((_, why)) => why.clone(),
+        None if model.lacks_runner(it) => {
+            format!(
+                "no runner of host {host} is registered; `healwright node list` shows who waits"
+            )
+        }
+        None => String::new(),
+    };
     let standing = Standing::of(model, it, now).words();
     vec![name.to_owned(), standing, age, version, budget, note]
 }

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use schemas::event::{ConfigActivated, DeployPhase, DeployState, IncidentStatus, Signal};
 use schemas::{Cause, Envelope, Event, Ns, Place, Uuid};
-use topologies::config::Signers;
+use topologies::config::{Host, Service, Signers};
 use topologies::deployment::denial_id;
 use topologies::profile::Profile;
 
 use super::parts::{
     BarredView, ConfigView, IncidentView, Line, ModeView, PartitionView, ProposalView, RolloutView,
-    ServiceView, TrustView,
+    RunnerView, ServiceView, TrustView,
 };
 use crate::words;
 
@@ -44,6 +44,8 @@ pub struct Model {
     pub barred: BTreeMap<(String, String), BarredView>,
     /// Trust by component, as it was last said.
     pub trust: BTreeMap<String, TrustView>,
+    /// Registered runners by partition and host: a host has one for each.
+    pub runners: BTreeMap<(u32, String), RunnerView>,
     /// Configurations in force, by name.
     pub configs: BTreeMap<String, ConfigView>,
     /// Ids of incidents by when they began.
@@ -81,6 +83,19 @@ impl Model {
         let denied = || self.barred.iter().find(|(of, _)| denial_id(&of.0, &of.1) == id);
         let proposed = self.proposals.get(&id).map(|it| it.place);
         proposed.or_else(|| denied().map(|(_, it)| it.place)).map(|it| it.partition)
+    }
+
+    /// The partition of a service that is under care.
+    pub fn partition_of_service(&self, service: &str) -> Option<u32> {
+        self.configs.get(&format!("service/{service}")).map(|it| it.place.partition)
+    }
+
+    /// Whether a service stands on a host whose runner is not registered for its partition, so
+    /// that nobody supervises it.
+    pub fn lacks_runner(&self, service: &ServiceView) -> bool {
+        let Service { name, host, .. } = &service.config;
+        self.partition_of_service(name)
+            .is_some_and(|it| !host.is_empty() && !self.runners.contains_key(&(it, host.clone())))
     }
 
     /// Incidents that are not over.
@@ -213,6 +228,19 @@ impl Model {
     }
 
     fn configure(&mut self, place: Place, config: &ConfigActivated) {
+        if let Some(host) = config.name.strip_prefix("runner/")
+            && let Some(body) = &config.body
+            && let Ok(runner) = serde_json::from_str::<Host>(body)
+        {
+            // Each partition has a runner of its own for a host.
+            let key = (place.partition, host.to_owned());
+            let before = self.runners.remove(&key);
+            let mut former = before.as_ref().map_or_else(Vec::new, |it| it.former.clone());
+            former.extend(before.map(|it| it.runner.key));
+            former.retain(|it| *it != runner.key);
+            let view = RunnerView { runner, version: config.version, former };
+            self.runners.insert(key, view);
+        }
         // Partitions take what holds everywhere one after the other; the newest is shown.
         if self.configs.get(&config.name).is_some_and(|it| config.version < it.version) {
             return;

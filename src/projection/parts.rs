@@ -6,8 +6,9 @@ use schemas::event::{
     ApprovalGiven, ConfigActivated, DeployState, GovernanceDecision, Health, IncidentChanged,
     L3ExecutionResult, Mode, RemediationProposed, Signal,
 };
+use schemas::signature::PublicKey;
 use schemas::{Kind, Ns, Place};
-use topologies::config::Service;
+use topologies::config::{Host, Service};
 
 use super::sli::Curve;
 
@@ -74,6 +75,17 @@ pub struct ConfigView {
     pub version: u64,
     /// The entry; of several partitions that hold it, in the last one that took it.
     pub place: Place,
+}
+
+/// A registered runner of one partition.
+#[derive(Debug, Clone)]
+pub struct RunnerView {
+    /// Its host, its key, its sandbox kinds.
+    pub runner: Host,
+    /// Running version of its registration in the partition.
+    pub version: u64,
+    /// Keys that its host was registered under before.
+    pub former: Vec<PublicKey>,
 }
 
 /// A service as it stands.

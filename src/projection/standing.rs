@@ -23,6 +23,8 @@ pub enum Standing {
     Unknown,
     /// Measured and not judged yet.
     Learning,
+    /// No runner of its host is registered, so nobody supervises it.
+    Unattended,
     /// Nothing was ever measured, or not for as long as samples are looked at.
     Unmeasured,
     /// Within objectives.
@@ -33,7 +35,10 @@ impl Standing {
     /// How `service` stands at `now`.
     pub fn of(model: &Model, service: &ServiceView, now: Ns) -> Self {
         let stale_after = model.profile.as_ref().map_or(30_000, |it| it.stale_after_ms);
-        let Some(newest) = service.curve.newest() else { return Standing::Unmeasured };
+        let Some(newest) = service.curve.newest() else {
+            let attended = !model.lacks_runner(service);
+            return if attended { Standing::Unmeasured } else { Standing::Unattended };
+        };
         let silence = now.since(newest);
         if silence > Ns::from_ms(stale_after) {
             return Standing::Silent(silence);
@@ -57,6 +62,7 @@ impl Standing {
             Standing::Green => words::mark(Health::Green).to_owned(),
             Standing::Unknown => words::mark(Health::Unknown).to_owned(),
             Standing::Learning => "… learning".to_owned(),
+            Standing::Unattended => "? no runner yet".to_owned(),
             Standing::Unmeasured => "? no data yet".to_owned(),
             Standing::Silent(silence) => format!("? no data for {}", words::span(silence.as_s())),
         }
@@ -68,9 +74,11 @@ impl Standing {
             Standing::Red => Health::Red,
             Standing::Amber => Health::Amber,
             Standing::Green => Health::Green,
-            Standing::Unknown | Standing::Learning | Standing::Unmeasured | Standing::Silent(_) => {
-                Health::Unknown
-            }
+            Standing::Unknown
+            | Standing::Learning
+            | Standing::Unattended
+            | Standing::Unmeasured
+            | Standing::Silent(_) => Health::Unknown,
         }
     }
 }

@@ -67,6 +67,8 @@ fn service(model: &Model, name: &str, it: &ServiceView, now: Ns) -> Value {
         .collect();
     json!({
         "service": name,
+        "host": it.config.host,
+        "has_runner": !model.lacks_runner(it),
         "health": it.health(),
         "standing": Standing::of(model, it, now).words(),
         "sampled_at": it.curve.newest(),

@@ -258,9 +258,10 @@ fn rank(standing: Standing) -> u8 {
         Standing::Silent(_) => 1,
         Standing::Amber => 2,
         Standing::Unknown => 3,
-        Standing::Unmeasured => 4,
-        Standing::Learning => 5,
-        Standing::Green => 6,
+        Standing::Unattended => 4,
+        Standing::Unmeasured => 5,
+        Standing::Learning => 6,
+        Standing::Green => 7,
     }
 }
 

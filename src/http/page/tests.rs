@@ -11,7 +11,7 @@ use schemas::signature::KeyPair;
 use schemas::{Actor, Batch, Cause, Envelope, Hash, Head, Kind, Ns, Positions, Uuid};
 use serde_json::{Value, json};
 use state::{LogError, Records};
-use topologies::config::Service;
+use topologies::config::{Host, Service};
 use topologies::profile::Profile;
 
 use super::*;
@@ -208,6 +208,20 @@ fn silence_is_said_and_never_green() {
     assert!(!page.contains("<span class=\"ok\">● ok"), "{page}");
     let page = Told::of(&["shop"]).now(Ns::from_s(1_000), "");
     assert!(page.contains("? no data yet") && page.contains("nothing measured"), "{page}");
+}
+
+#[test]
+fn a_service_whose_host_has_no_runner_yet_is_unknown_and_said_so() {
+    let service = Service { name: "shop".into(), host: "b".into(), ..Service::default() };
+    let mut told = Told::of(&[]);
+    told.activate("service/shop", serde_json::to_string(&service).unwrap());
+    let page = told.now(Ns::from_s(1_000), "");
+    assert!(page.contains("? no runner yet"), "{page}");
+    let key = KeyPair::from_seed(&[7; 32]).public();
+    let runner = Host { host: "b".into(), key, sandbox: Vec::new() };
+    told.activate("runner/b", serde_json::to_string(&runner).unwrap());
+    let page = told.now(Ns::from_s(1_000), "");
+    assert!(page.contains("? no data yet"), "{page}");
 }
 
 #[test]
