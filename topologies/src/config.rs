@@ -39,7 +39,8 @@ pub const VOUCH: &str = "vouch/";
 pub struct Service {
     /// Its name, unique in the deployment.
     pub name: String,
-    /// Host whose runner supervises it.
+    /// Name of the host whose runner supervises it; left out it is the host of the node that
+    /// reads this file. No runner needs to have that name yet: the service waits for it.
     pub host: String,
     /// Command as words; no shell ever sees it. `{port}` is replaced by the slot's port.
     pub command: Vec<String>,

@@ -9,7 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use schemas::ids::{hex, unhex};
-use schemas::signature::KeyPair;
+use schemas::signature::{KeyPair, PublicKey};
 
 use super::Error;
 use super::policy::Policy;
@@ -67,6 +67,13 @@ pub fn holder(dir: &Path) -> Option<i32> {
     text.trim().parse().ok()
 }
 
+/// The public key of the runner that was started in a folder; nothing before the first start, or
+/// where its file cannot be read.
+pub fn public_key(dir: &Path) -> Option<PublicKey> {
+    let seed = unhex(&read_text(&key_path(dir)).ok()??)?;
+    Some(KeyPair::from_seed(&seed).public())
+}
+
 /// Held by whoever supervises what lies in the folder.
 pub(super) fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join(LOCK);
@@ -85,8 +92,12 @@ pub(super) fn lock(dir: &Path) -> Result<File, Error> {
     }
 }
 
+fn key_path(dir: &Path) -> PathBuf {
+    dir.join("runner.key")
+}
+
 fn key(dir: &Path) -> Result<KeyPair, Error> {
-    let path = dir.join("runner.key");
+    let path = key_path(dir);
     if let Some(text) = read_text(&path)? {
         let seed = unhex(&text).ok_or_else(|| Error::damaged(&path, "it is not 64 hex digits"))?;
         return Ok(KeyPair::from_seed(&seed));
@@ -130,8 +141,10 @@ mod tests {
     #[test]
     fn a_runner_stays_who_it_is_and_belongs_to_whom_it_met_first() {
         let dir = tempfile::tempdir().unwrap();
+        assert_eq!(public_key(dir.path()), None, "to look makes no key");
         let first = Identity::open(dir.path(), "here", "shop-1").unwrap();
         let key = first.key.public();
+        assert_eq!(public_key(dir.path()), Some(key));
         let error = Identity::open(dir.path(), "here", "shop-1").unwrap_err();
         assert!(error.to_string().ends_with("is served by another runner"), "{error}");
         drop(first);

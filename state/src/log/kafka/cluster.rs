@@ -120,6 +120,15 @@ impl Cluster {
         })
     }
 
+    /// Adds a record to a stream of one partition, for a command that has no log open; it is
+    /// durable when this returns.
+    ///
+    /// # Errors
+    /// [`LogError::Unanswered`]: it may or may not be in the stream.
+    pub fn send(&self, stream: Stream, partition: u32, record: Vec<u8>) -> Result<(), LogError> {
+        self.sender()?.send(&self.stream(stream), partition, &[record]).map(|_| ())
+    }
+
     /// The process's way to write: one producer for all partitions.
     pub(crate) fn sender(&self) -> Result<Arc<Sender>, LogError> {
         let mut shared = lock(&self.sender);
