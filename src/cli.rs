@@ -5,6 +5,7 @@ pub mod act;
 pub mod checkpoint;
 pub mod config;
 pub mod events;
+pub mod node;
 pub mod read;
 pub mod release;
 pub mod trust;
@@ -19,6 +20,7 @@ use schemas::event::ChangeKind;
 
 pub use checkpoint::Checkpoint;
 pub use events::Events;
+pub use node::NodeCommand;
 pub use release::Release;
 pub use trust::Trust;
 
@@ -176,6 +178,9 @@ pub struct Up {
     /// Partitions of the system that this founds; of one that is there, how many it must have
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub partitions: Option<u32>,
+    /// Name of this machine's host for services and runner [default: the machine's own]
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
     /// Do not start the local runner
     #[arg(long)]
     pub no_runner: bool,
@@ -198,18 +203,6 @@ pub enum Picture {
     Dot,
     /// A drawing.
     Svg,
-}
-
-/// `healwright node`.
-#[derive(Debug, Subcommand)]
-pub enum NodeCommand {
-    /// Who founded, who was admitted, who waits
-    List,
-    /// Certify a node that waits, with the root key of this data directory
-    Admit {
-        /// Its key's id, as `node list` shows it
-        key: String,
-    },
 }
 
 /// `healwright demo`.
@@ -480,6 +473,9 @@ pub struct Runner {
     /// Deployment that it belongs to
     #[arg(long)]
     pub deployment: String,
+    /// Name of its host
+    #[arg(long)]
+    pub host: String,
 }
 
 /// `healwright demo-service`.

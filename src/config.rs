@@ -33,6 +33,8 @@ pub struct Config {
     pub checkpoints: Checkpoints,
     /// API and page.
     pub http: Http,
+    /// The runner of this machine.
+    pub runner: Runner,
     /// Who is told when people must act.
     pub escalation: Escalation,
     /// How a cluster is spoken to, for every command with `--log kafka://…`.
@@ -64,6 +66,14 @@ pub struct Http {
     pub token_file: Option<PathBuf>,
     /// Further host names under which the node is addressed.
     pub hosts: Vec<String>,
+}
+
+/// The runner of this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runner {
+    /// Name of its host, as services name it in `host`; the machine's own name by default.
+    pub host: Option<String>,
 }
 
 /// Who is told when people must act.

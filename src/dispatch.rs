@@ -8,6 +8,7 @@
 mod conversation;
 mod freeze;
 mod proofs;
+pub mod register;
 pub mod relay;
 
 use std::collections::BTreeMap;
@@ -19,10 +20,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 pub use freeze::command;
+pub use register::Registrar;
 pub use relay::Link;
 
+use crate::node::Layout;
 use crate::node::parts::Part;
-use crate::node::{Activator, Layout};
 
 /// The newest mode epoch that each runner has confirmed.
 #[derive(Clone, Default)]
@@ -62,7 +64,7 @@ impl Confirmations {
 pub fn listen(
     layout: &Layout,
     part: &Part,
-    activator: Activator,
+    registrar: Registrar,
     link: Option<Link>,
     deployment: &str,
 ) -> anyhow::Result<()> {
@@ -77,10 +79,10 @@ pub fn listen(
     let (part, deployment) = (part.clone(), deployment.to_owned());
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (part, activator) = (part.clone(), activator.clone());
+            let (part, registrar) = (part.clone(), registrar.clone());
             let (link, deployment) = (link.clone(), deployment.clone());
             tokio::spawn(async move {
-                let served = serve(stream, part, &activator, link.as_ref(), deployment);
+                let served = serve(stream, part, &registrar, link.as_ref(), deployment);
                 if let Err(error) = served.await {
                     tracing::debug!(error = format!("{error:#}"), "a runner's conversation ended");
                 }
@@ -95,15 +97,13 @@ pub fn listen(
 async fn serve(
     stream: UnixStream,
     part: Part,
-    activator: &Activator,
+    registrar: &Registrar,
     link: Option<&Link>,
     deployment: String,
 ) -> anyhow::Result<()> {
     let (from, to) = tokio::io::split(stream);
     let called = conversation::hear(Reader::new(from), to).await?;
-    conversation::is_registered(&called.host, &part).await?;
-    let name = format!("runner/{}", called.host.host);
-    activator.activate_in(&part.engine, &name, &called.host).await?;
+    registrar.let_in(&called.host, &part).await?;
     let here = part.engine.seat().borrow().here;
     match link.filter(|_| !here) {
         Some(link) => relay::carry(called, &part, link).await.inspect_err(|error| {

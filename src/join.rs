@@ -5,9 +5,15 @@
 //! with a signature of its node key; who holds the root key answers with a certificate. No
 //! secret travels.
 //!
+//! The runner of a node that holds no operator's key asks there as well, by its node: with the
+//! node's certificate, and signed with the node's key ([`Candidate`]). To be in the list
+//! registers nobody; that is an entry of the journal under the operator's signature.
+//!
 //! Admission is a person's decision (`healwright node admit`), except where nobody else can
 //! reach the cluster: with brokers on loopback a founder admits by itself, so that several
 //! processes on one machine find together without a word.
+
+mod request;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,12 +24,10 @@ use schemas::signature::{
 };
 use serde::{Deserialize, Serialize};
 use state::kafka::{Cluster, Roster};
+use tokio::sync::watch;
 
-use crate::cli::{Form, NodeCommand};
+pub use self::request::{Candidate, Requests};
 use crate::keys::{Identity, KeyDir};
-use crate::node::LogChoice;
-use crate::out::Out;
-use crate::session::Session;
 
 /// Domain of a newcomer's signature over its request. Persisted: frozen.
 const REQUEST_DOMAIN: &str = "healwright/node-request/v1";
@@ -61,6 +65,8 @@ pub enum Record {
         /// The root's signature over deployment and key.
         certificate: String,
     },
+    /// A node wants a runner of its machine to be registered.
+    RunnerRequested(Candidate),
 }
 
 /// The list as far as it verifies.
@@ -72,6 +78,8 @@ pub struct Members {
     pub requested: Vec<(String, PublicKey)>,
     /// Keys that were admitted, with their certificates.
     pub admitted: Vec<(PublicKey, String)>,
+    /// Runners that certified nodes have asked for, the last word about each.
+    pub runners: Vec<Candidate>,
 }
 
 impl Members {
@@ -96,6 +104,13 @@ impl Members {
             }
             // Whether it holds is asked where it is used: under the root of the founding.
             Record::Admitted { node, certificate } => self.admitted.push((node, certificate)),
+            Record::RunnerRequested(request) => {
+                let founded = self.founded.as_ref();
+                if founded.is_some_and(|(id, root)| request.holds(id, root)) {
+                    self.runners.retain(|it| !it.is_of_same_runner(&request));
+                    self.runners.push(request);
+                }
+            }
         }
     }
 
@@ -255,15 +270,24 @@ pub fn is_local(cluster: &Cluster) -> bool {
     })
 }
 
-/// Admits whoever asks, until the process ends. Only for a cluster that is local.
-pub fn admit_all(cluster: Cluster, root: KeyPair) {
-    let admitting = move || -> anyhow::Result<()> {
+/// Attends to the list until the process ends: admits every node that asks where `root` is here,
+/// and tells which runners ask. Only for a cluster that is local.
+pub fn attend(cluster: Cluster, root: Option<KeyPair>) -> watch::Receiver<Vec<Candidate>> {
+    let (told, asked) = watch::channel(Vec::new());
+    let attending = move || -> anyhow::Result<()> {
         let mut list = List::open(&cluster)?;
         loop {
             let waiting: Vec<PublicKey> = list.members.waiting().map(|(_, key)| *key).collect();
-            for key in waiting {
-                list.admit(&root, key)?;
+            if let Some(root) = &root {
+                for key in waiting {
+                    list.admit(root, key)?;
+                }
             }
+            told.send_if_modified(|it| {
+                let is_news = *it != list.members.runners;
+                it.clone_from(&list.members.runners);
+                is_news
+            });
             std::thread::sleep(LOOK_EVERY);
             list.read()?;
         }
@@ -271,62 +295,20 @@ pub fn admit_all(cluster: Cluster, root: KeyPair) {
     std::thread::spawn(move || {
         loop {
             // The broker may be away for a while; newcomers wait that long.
-            if let Err(error) = admitting() {
+            if let Err(error) = attending() {
                 tracing::warn!(error = format!("{error:#}"), "nobody can be admitted now");
             }
             std::thread::sleep(LOOK_EVERY);
         }
     });
-}
-
-/// `healwright node list` and `healwright node admit KEY`.
-///
-/// # Errors
-/// The log is not on a cluster, nobody with that key waits, or the root key is kept elsewhere.
-pub fn command(session: &Session, out: Out, command: &NodeCommand) -> anyhow::Result<bool> {
-    let LogChoice::Kafka(cluster) = session.choice() else {
-        bail!("an embedded log belongs to one node; name a cluster with `--log kafka://…`");
-    };
-    let mut list = List::of_founded(cluster)?;
-    match command {
-        NodeCommand::List => show(out, &list.members),
-        NodeCommand::Admit { key } => {
-            let waits = list.members.waiting().find(|(_, it)| it.id() == *key).cloned();
-            let Some((name, node)) = waits else {
-                bail!("no node with the key {key} waits; `healwright node list` shows who does");
-            };
-            list.admit(&session.keys().existing_root()?, node)?;
-            out.remark(&format!("{name} ({key}) belongs to the deployment now"));
-        }
-    }
-    Ok(true)
-}
-
-fn show(out: Out, members: &Members) {
-    let admitted = |key: &PublicKey| members.admitted.iter().any(|(it, _)| it == key);
-    let standing = |key| if admitted(key) { "admitted" } else { "waits" };
-    let deployment = members.founded.as_ref().map(|(id, _)| id.clone());
-    if out.form == Form::Json {
-        let nodes = members.requested.iter();
-        let nodes = nodes.map(|(name, key)| {
-            serde_json::json!({ "name": name, "key": key.id(), "standing": standing(key) })
-        });
-        out.json(&serde_json::json!({
-            "schema": "healwright.nodes.v1",
-            "deployment": deployment,
-            "nodes": nodes.collect::<Vec<_>>(),
-        }));
-        return;
-    }
-    out.remark(&deployment.unwrap_or_else(|| "no deployment has been founded here".to_owned()));
-    let rows = members.requested.iter();
-    let rows = rows.map(|(name, key)| vec![name.clone(), key.id(), standing(key).to_owned()]);
-    out.table(&["node", "key", "standing"], &rows.collect::<Vec<_>>());
+    asked
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use topologies::config::Host;
+
     use super::*;
 
     fn founded(seed: u8) -> (Record, KeyPair) {
@@ -378,5 +360,80 @@ mod tests {
         members.take(requested(&deployment, &node, "a"));
         members.take(requested(&deployment, &node, "again"));
         assert_eq!(members.requested, [("a".to_owned(), node.public())]);
+    }
+
+    fn runner(seed: u8, host: &str) -> Host {
+        let key = KeyPair::from_seed(&[seed; 32]).public();
+        Host { host: host.to_owned(), key, sandbox: Vec::new() }
+    }
+
+    /// C12: what a runner's request says is the word of a node of this deployment, or nothing.
+    #[test]
+    fn a_runner_is_asked_for_by_a_certified_node_that_signs_all_of_it() {
+        let mut members = Members::default();
+        let (first, root) = founded(1);
+        members.take(first);
+        let node = |root: &KeyPair| Identity::new("local", "b", root, KeyPair::from_seed(&[3; 32]));
+        let own = node(&root);
+        let good = Candidate::signed(&own, 2, runner(7, "b"));
+
+        let mut stranger = node(&KeyPair::from_seed(&[9; 32]));
+        stranger.deployment.clone_from(&own.deployment);
+        let changed = |change: fn(&mut Candidate)| {
+            let mut it = good.clone();
+            change(&mut it);
+            it
+        };
+        for (forged, why) in [
+            (Candidate::signed(&stranger, 2, runner(7, "b")), "no node of this deployment"),
+            (changed(|it| it.runner.key = runner(8, "b").key), "another key than was signed"),
+            (changed(|it| it.runner.host = "c".to_owned()), "another host"),
+            (changed(|it| it.partition = 0), "another partition"),
+            (changed(|it| it.runner.sandbox.push("bwrap".to_owned())), "more sandboxes"),
+            (changed(|it| it.deployment = "local-00".to_owned()), "another deployment"),
+            (changed(|it| it.node = runner(4, "").key), "another node's key"),
+            (Candidate::signed(&own, 2, runner(7, "b\u{1b}[2K")), "no name of a host"),
+        ] {
+            members.take(Record::RunnerRequested(forged));
+            assert_eq!(members.runners, [], "{why}");
+        }
+        members.take(Record::RunnerRequested(good.clone()));
+        assert_eq!(members.runners, [good]);
+    }
+
+    #[test]
+    fn the_last_word_about_a_runner_counts_and_each_key_is_one_of_its_own() {
+        let mut members = Members::default();
+        let (first, root) = founded(1);
+        members.take(first);
+        let own = Identity::new("local", "b", &root, KeyPair::from_seed(&[3; 32]));
+        let ask = |partition, it| Candidate::signed(&own, partition, it);
+        let sandboxed = Host { sandbox: vec!["bwrap".to_owned()], ..runner(7, "b") };
+        let told = [
+            ask(0, runner(7, "b")),
+            ask(1, runner(7, "b")),
+            ask(0, runner(8, "b")),
+            ask(0, sandboxed),
+        ];
+        for it in told.clone() {
+            members.take(Record::RunnerRequested(it));
+        }
+        assert_eq!(members.runners, told[1..]);
+    }
+
+    /// Nodes of two versions share the list: what is persisted keeps its names.
+    #[test]
+    fn a_request_for_a_runner_reads_as_it_was_written() {
+        let (_, root) = founded(1);
+        let own = Identity::new("local", "b", &root, KeyPair::from_seed(&[3; 32]));
+        let record = Record::RunnerRequested(Candidate::signed(&own, 2, runner(7, "b")));
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["type"], "runner_requested");
+        let names: Vec<&String> = value.as_object().unwrap().keys().collect();
+        let known =
+            ["certificate", "deployment", "node", "partition", "runner", "signature", "type"];
+        assert_eq!(names, known);
     }
 }

@@ -201,6 +201,11 @@ impl KeyDir {
         self.key("operator", true)
     }
 
+    /// Whether an operator's key is kept here.
+    pub fn has_operator(&self) -> bool {
+        self.0.join("operator.key").exists()
+    }
+
     /// The operator's key, where it exists.
     ///
     /// # Errors

@@ -148,7 +148,7 @@ fn command(cli: &Cli, out: Out) -> anyhow::Result<bool> {
         Command::Topology(args) => topology::run(out, args),
         Command::Config(args) => cli::config::run(&session, out, args),
         Command::Groups => groups::run(&session, out),
-        Command::Node(args) => join::command(&session, out, args),
+        Command::Node(args) => cli::node::run(&session, out, args),
         Command::Asyncapi => asyncapi::run(out, &cli.global.topic_prefix),
         Command::Checkpoint(args) => cli::checkpoint::run(out, args),
         Command::Bench(args) => bench::run(&session, out, args),

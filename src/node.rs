@@ -32,13 +32,15 @@ pub use self::activator::Activator;
 pub(crate) use self::activator::activation;
 pub use self::layout::{Layout, head_record_default, head_record_of};
 use self::parts::{Part, Parts};
+use self::runner::Runners;
 use self::shared::Share;
 use crate::config::{Checkpoints, Escalation};
-use crate::dispatch::{self, Confirmations, Link};
+use crate::dispatch::{self, Confirmations, Link, Registrar, register};
 use crate::engine::heads::Heads;
 use crate::engine::owner::{Chance, Office, Owner};
 use crate::engine::{Engine, Handle};
 use crate::http::{App, Inner, gate::Gate, listen};
+use crate::join::Requests;
 use crate::keys::Identity;
 use crate::projection::Projection;
 use crate::registry::Registry;
@@ -86,6 +88,8 @@ pub struct NodeConfig {
     pub partitions: Option<u32>,
     /// Where schemas of typed topics are registered.
     pub schema_registry: Option<Registry>,
+    /// What this machine is called by services and its runner; by default what it calls itself.
+    pub host: Option<String>,
     /// Whether to start the local runner.
     pub runner: bool,
 }
@@ -101,7 +105,7 @@ pub struct Node {
     /// Deployment id.
     pub deployment: String,
     activator: Option<Activator>,
-    runners: Vec<tokio::process::Child>,
+    runners: Option<Runners>,
     started: Vec<Started>,
 }
 
@@ -190,8 +194,8 @@ impl Node {
         let endpoint = endpoint(address);
         let started = start_engines(&config, &identity, joined.n_partitions, &endpoint).await?;
         let shares = started.iter().any(|it| it.shared.is_some());
+        let requests = config.requests(&identity);
         let link = shares.then(|| Link { identity, token: config.token.clone() });
-        let activates = operator.is_some();
         let part = |(number, it): (u32, &Started)| {
             let engine = it.engine.handle();
             Part { number, engine, confirmations: Confirmations::default() }
@@ -204,10 +208,13 @@ impl Node {
         measure(&config, &parts, &deployment, &started, &values)?;
         let activator = operator.map(|key| Activator::new(parts.clone(), key));
         activate(activator.clone(), &config).await?;
-        if let Some(activator) = &activator {
-            for part in parts.all() {
-                dispatch::listen(&layout, part, activator.clone(), link.clone(), &deployment)?;
-            }
+        let registrar = Registrar { activator: activator.clone(), requests };
+        for part in parts.all() {
+            dispatch::listen(&layout, part, registrar.clone(), link.clone(), &deployment)?;
+        }
+        if let (Some(asked), Some(activator)) = (&joined.asked, &activator) {
+            let own = config.runner.then(|| config.host());
+            register::attend(asked.clone(), activator.clone(), parts.clone(), own);
         }
         let app = App(Arc::new(Inner {
             parts: parts.clone(),
@@ -227,11 +234,8 @@ impl Node {
                 tracing::error!(%error, "the HTTP listener stopped");
             }
         });
-        let runners = if config.runner && activates {
-            runner::start_all(&layout, &parts, &config.services, &deployment)?
-        } else {
-            Vec::new()
-        };
+        let founded = activator.is_some();
+        let runners = start_runners(&config, founded, &parts, &projection, &deployment).await?;
         let node = Node { address, parts, projection, deployment, activator, runners, started };
         let registry = config.schema_registry.as_ref().map(Registry::url);
         let running = serde_json::json!({
@@ -253,8 +257,10 @@ impl Node {
     }
 
     /// Stops the runners and waits for them; services and proxies go on.
-    pub async fn stop(mut self) {
-        runner::stop_all(&mut self.runners).await;
+    pub async fn stop(self) {
+        if let Some(runners) = self.runners {
+            runners.stop().await;
+        }
         for it in &self.started {
             it.engine.stop();
             if let Some(share) = &it.shared {
@@ -264,6 +270,44 @@ impl Node {
         }
         drop(self.started);
     }
+}
+
+impl NodeConfig {
+    /// What this machine is called.
+    fn host(&self) -> String {
+        self.host.clone().unwrap_or_else(crate::keys::host_name)
+    }
+
+    /// The way to ask whoever has the operator's key, on a cluster.
+    fn requests(&self, identity: &Arc<Identity>) -> Option<Requests> {
+        let LogChoice::Kafka(cluster) = &self.log else { return None };
+        Some(Requests::new(cluster.clone(), identity.clone()))
+    }
+}
+
+/// The runners of this machine, unless it is to have none. Where the operator's key is, the first
+/// partition's is there from the start; elsewhere each comes with the first service of its own.
+async fn start_runners(
+    config: &NodeConfig,
+    is_founder: bool,
+    parts: &Parts,
+    projection: &Projection,
+    deployment: &str,
+) -> anyhow::Result<Option<Runners>> {
+    if !config.runner {
+        return Ok(None);
+    }
+    let host = runner::Host {
+        layout: Layout(config.data.clone()),
+        deployment: deployment.to_owned(),
+        name: config.host(),
+        is_own: is_founder || config.host.is_some(),
+    };
+    let first = match is_founder {
+        true => runner::from_start(&host, parts, &config.services),
+        false => std::collections::BTreeSet::new(),
+    };
+    Ok(Some(Runners::start(host, first, projection.clone()).await?))
 }
 
 /// Where others find this node: an address that stands for all of them is nobody's to others.
@@ -305,8 +349,10 @@ async fn activate(activator: Option<Activator>, config: &NodeConfig) -> anyhow::
         if let Some(service) = config.services.first() {
             anyhow::bail!(
                 "service {} needs the operator's signature and the key is not kept here; put it \
-                 into the configuration of the node that founded the deployment",
-                service.name
+                 into the configuration of the node that founded the deployment, with \
+                 `host = {:?}` if it is to run on this machine",
+                service.name,
+                config.host()
             );
         }
         return Ok(());

@@ -15,6 +15,7 @@ use topologies::profile::Profile;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli;
+use crate::config::check::check_host;
 use crate::config::{Config, LISTEN_DEFAULT};
 use crate::node::{LogChoice, Node, NodeConfig};
 use crate::out::Out;
@@ -81,6 +82,11 @@ fn node_config(session: &Session, args: &cli::Up) -> anyhow::Result<NodeConfig> 
         );
     }
     let profile = config.profile()?;
+    let host = args.host.clone().or_else(|| config.runner.host.clone());
+    if let Some(host) = &args.host {
+        check_host(host).context("reading `--host`")?;
+    }
+    let own = host.clone().unwrap_or_else(crate::keys::host_name);
     if config.checkpoints.url.is_some() && matches!(session.choice(), LogChoice::Embedded) {
         bail!(
             "`checkpoints.url` is for nodes on a cluster; an embedded log is backed up with \
@@ -93,13 +99,14 @@ fn node_config(session: &Session, args: &cli::Up) -> anyhow::Result<NodeConfig> 
         listen,
         token,
         hosts: config.http.hosts.clone(),
-        services: config.service.iter().map(|it| here(it, &profile)).collect(),
+        services: config.service.iter().map(|it| here(it, &own, &profile)).collect(),
         profile,
         head_record: config.head_record.clone(),
         checkpoints: config.checkpoints.url.is_some().then(|| config.checkpoints.clone()),
         escalation: config.escalation.clone(),
         partitions: partitions(session, args)?,
         schema_registry: schema_registry(session, config, args)?,
+        host,
         runner: !args.no_runner,
     })
 }
@@ -138,14 +145,14 @@ fn schema_registry(
     Registry::configured(&wanted)
 }
 
-/// What a service leaves out: it runs on this host, and is probed as the profile says.
-fn here(service: &Service, profile: &Profile) -> Service {
+/// What a service leaves out: it runs on the `own` host, and is probed as the profile says.
+fn here(service: &Service, own: &str, profile: &Profile) -> Service {
     let mut service = service.clone();
     if service.probe_every_ms == 0 {
         service.probe_every_ms = profile.probe_period_ms;
     }
     if service.host.is_empty() {
-        service.host = crate::keys::host_name();
+        own.clone_into(&mut service.host);
     }
     service
 }
@@ -242,7 +249,7 @@ pub fn runner(args: &cli::Runner) -> anyhow::Result<bool> {
         dir: args.dir.clone(),
         socket: args.socket.clone(),
         deployment: args.deployment.clone(),
-        host: crate::keys::host_name(),
+        host: args.host.clone(),
         program,
     };
     agent::local::run_here(&config, &stop_flag())?;

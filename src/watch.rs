@@ -40,6 +40,7 @@ pub fn run(session: &Session, out: Out, args: &cli::Watch) -> anyhow::Result<boo
         escalation: crate::config::Escalation::default(),
         partitions: None,
         schema_registry: None,
+        host: None,
         runner: true,
     };
     if !config.listen.ip().is_loopback() {

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
 use runner::supervisor::{Target, check_name};
+use schemas::canonical;
 use serde::Serialize;
 use topologies::config::Service;
 use topologies::playbooks;
@@ -85,6 +86,9 @@ fn rest(config: &Config) -> anyhow::Result<()> {
              file with one line, readable by you alone"
         );
     }
+    if let Some(host) = &config.runner.host {
+        check_host(host).context("reading `runner.host`")?;
+    }
     check_checkpoints(&config.checkpoints)?;
     config.escalation.check()?;
     config.schema_registry.check()
@@ -133,6 +137,20 @@ impl SchemaRegistry {
         }
         Ok(())
     }
+}
+
+/// Refuses what is no name of a host. Which hosts there are is known only when their runners have
+/// called, so a name that nobody has yet is good.
+///
+/// # Errors
+/// Which rule of names it breaks.
+pub(crate) fn check_host(host: &str) -> anyhow::Result<()> {
+    let name = canonical::identifier(host);
+    let name = name.with_context(|| format!("{host:?} is no name of a host"))?;
+    if name != host {
+        bail!("{host:?} is no name of a host: it is not in Unicode's composed form (NFC)");
+    }
+    Ok(())
 }
 
 fn check_checkpoints(checkpoints: &Checkpoints) -> anyhow::Result<()> {
@@ -260,7 +278,7 @@ fn spans<T: Serialize>(body: &T, not_zero: &[&str]) -> anyhow::Result<()> {
 
 fn check_service(service: &Service, profile: &Profile, shipped: &Profile) -> anyhow::Result<()> {
     let name = &service.name;
-    if let Err(error) = schemas::canonical::identifier(name) {
+    if let Err(error) = canonical::identifier(name) {
         bail!("service `name` {name:?}: {error}");
     }
     if let Err(why) = check_name(name) {
@@ -281,6 +299,9 @@ fn check_service(service: &Service, profile: &Profile, shipped: &Profile) -> any
     }
     if !service.proxy.is_empty() && service.proxy.parse::<SocketAddr>().is_err() {
         bail!("service {name}: `proxy` {:?} is no ADDRESS:PORT", service.proxy);
+    }
+    if !service.host.is_empty() {
+        check_host(&service.host).with_context(|| format!("service {name}: reading `host`"))?;
     }
     for playbook in &service.playbooks {
         check_playbook(playbook).with_context(|| format!("service {name}: `playbooks`"))?;
@@ -389,6 +410,14 @@ mod tests {
         check(&https, "hw.toml:4:1: service shop: `probe_url` cannot be probed");
         check(&format!("{SHOP}proxy = \"everywhere\"\n"), "hw.toml:5:1: service shop: `proxy`");
         check(&SHOP.replace("[\"x\"]", "[\"\"]"), "hw.toml:3:1: service shop: `command` is empty");
+    }
+
+    #[test]
+    fn a_host_is_a_name_that_no_runner_needs_to_have_yet() {
+        check(&format!("{SHOP}host = \"machine-b\"\n"), "good");
+        check(&format!("{SHOP}host = \"a b\"\n"), "hw.toml:5:1: service shop: reading `host`: ");
+        check("[runner]\nhost = \"machine-b\"\n", "good");
+        check("[runner]\nhost = \"\"\n", "hw.toml:2:1: reading `runner.host`: \"\" is no name");
     }
 
     #[test]

@@ -104,6 +104,7 @@ impl Stage {
             escalation: Escalation::default(),
             partitions: None,
             schema_registry: None,
+            host: None,
             runner: true,
         };
         let node = Node::start(config, metrics).await?;

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use runner::wire::{FromRunner, ModeEpoch, Reader, ToRunner, Welcome, send};
 use schemas::event::{ConfigActivated, Mode};
+use schemas::signature::PublicKey;
 use schemas::{Actor, ActorKind, Entry, Event, Kind, Uuid};
 use tokio::io::{AsyncRead, AsyncWrite};
 use topologies::config::Host;
@@ -59,14 +60,19 @@ where
     Ok(Called { hello, host, seen: seen.size, from, to: Box::new(to) })
 }
 
-/// Refuses a runner under another key than its host's registered one, and says whether there is
-/// one.
-pub(super) async fn is_registered(caller: &Host, part: &Part) -> anyhow::Result<bool> {
-    let host = caller.host.clone();
+/// The registered runner of a host.
+pub(super) async fn registered(host: &str, part: &Part) -> anyhow::Result<Option<Host>> {
+    let host = host.to_owned();
     let known = part.engine.see(move |state| {
         fold::look(state, "config", |view| topologies::config::host(view, &host))
     });
-    let known = known.await.context("the engine has stopped")?;
+    known.await.context("the engine has stopped")
+}
+
+/// Refuses a runner under another key than its host's registered one, and says whether there is
+/// one.
+pub(super) async fn is_registered(caller: &Host, part: &Part) -> anyhow::Result<bool> {
+    let known = registered(&caller.host, part).await?;
     if known.as_ref().is_some_and(|it| it.key != caller.key) {
         metrics::counter!("healwright_runners_refused_total").increment(1);
         let host = &caller.host;
@@ -78,6 +84,8 @@ pub(super) async fn is_registered(caller: &Host, part: &Part) -> anyhow::Result<
 struct Conversation {
     office: Office,
     host: String,
+    /// Its registered key.
+    key: PublicKey,
     /// Size of the last head that the runner was shown.
     seen: u64,
     /// Entries of the journal that have been looked at.
@@ -92,7 +100,7 @@ pub(super) async fn hold(called: Called, office: Office) -> anyhow::Result<()> {
         bail!("{} is not registered", host.host);
     }
     let next = office.part.engine.follow().borrow().next_seq;
-    let mut talk = Conversation { office, host: host.host, seen, next, to };
+    let mut talk = Conversation { office, host: host.host, key: host.key, seen, next, to };
     talk.greet().await?;
     talk.go_on(from).await
 }
@@ -183,6 +191,11 @@ impl Conversation {
             && self.is_for_host(&it)
             && self.is_in_force(&it.name, entry.envelope.seq).await?
         {
+            if it.name.starts_with("runner/") {
+                let is_own = it.runner_key() == Some(self.key);
+                ensure!(is_own, "{} is registered under another key now", self.host);
+                return Ok(());
+            }
             return self.send_service(entry.envelope.seq).await;
         }
         Ok(())
@@ -193,6 +206,7 @@ impl Conversation {
         let service = || serde_json::from_str::<topologies::config::Service>(body);
         match config.name.as_str() {
             "signers" => true,
+            name if name.strip_prefix("runner/") == Some(&self.host) => true,
             name => name.starts_with("service/") && service().is_ok_and(|it| it.host == self.host),
         }
     }

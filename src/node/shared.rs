@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use schemas::signature::KeyPair;
 use state::kafka::group::Membership;
 use state::kafka::{Cluster, KafkaLog};
+use tokio::sync::watch;
 
 use super::layout::head_record_beside;
 use super::parts::{Part, Parts};
@@ -21,6 +22,7 @@ use crate::engine::heads::Heads;
 use crate::engine::owner::{Office, Owner};
 use crate::engine::{Bell, Engine, Member};
 use crate::fanout::Values;
+use crate::join::Candidate;
 use crate::keys::{Identity, KeyDir};
 use crate::{fanout, join};
 
@@ -45,6 +47,8 @@ pub(super) struct Joined {
     pub(super) operator: Option<KeyPair>,
     /// Partitions of the system.
     pub(super) n_partitions: u32,
+    /// Runners that nodes ask for, where they are answered here without a person.
+    pub(super) asked: Option<watch::Receiver<Vec<Candidate>>>,
 }
 
 /// Takes this node's place in the deployment, which is founded where there is none.
@@ -57,7 +61,7 @@ pub(super) async fn identities(config: &NodeConfig) -> anyhow::Result<Joined> {
             let is_founded = Layout(config.data.clone()).deployment().exists();
             let operator = if is_founded { keys.existing_operator() } else { keys.operator() };
             let operator = Some(operator.context(NO_OPERATOR)?);
-            Ok(Joined { identity, operator, n_partitions: 1 })
+            Ok(Joined { identity, operator, n_partitions: 1, asked: None })
         }
         LogChoice::Kafka(cluster) => {
             let (cluster, data) = (cluster.clone(), config.data.clone());
@@ -66,12 +70,13 @@ pub(super) async fn identities(config: &NodeConfig) -> anyhow::Result<Joined> {
                 let n_partitions = cluster.prepare(wanted, &fanout::topics())?;
                 let identity = join::identity(&cluster, &keys, &data)?;
                 let root = keys.existing_root().ok();
-                // The operator's key is made where the deployment was founded.
-                let operator = root.as_ref().map(|_| keys.operator()).transpose()?;
-                if let Some(root) = root.filter(|_| join::is_local(&cluster)) {
-                    join::admit_all(cluster, root);
-                }
-                anyhow::Ok(Joined { identity, operator, n_partitions })
+                // The operator's key is made where the deployment was founded, and stays when the
+                // root key is taken elsewhere.
+                let has_operator = root.is_some() || keys.has_operator();
+                let operator = has_operator.then(|| keys.operator()).transpose()?;
+                let answers = has_operator && join::is_local(&cluster);
+                let asked = answers.then(|| join::attend(cluster, root));
+                anyhow::Ok(Joined { identity, operator, n_partitions, asked })
             });
             joined.await.context("joining the cluster")?
         }

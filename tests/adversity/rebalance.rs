@@ -109,7 +109,7 @@ fn change_owner(fleet: &mut Fleet, end: End, round: usize) {
         End::Pause => fleet.signal(owner, Signal::STOP),
         End::Kill => fleet.kill(owner),
         End::Join => {
-            let joined = fleet.join();
+            let joined = fleet.add();
             fleet.change(joined, &format!("joined-{round}"));
             assert!(fleet.stop(owner).success(), "{}", fleet.said());
         }

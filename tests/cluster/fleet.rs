@@ -32,8 +32,8 @@ pub(crate) struct Fleet {
     words: Vec<String>,
     /// The further environment of every command.
     env: Vec<(String, String)>,
-    /// Whether the next node has a runner.
-    has_runner: bool,
+    /// What the next node is told about its runner.
+    runner: Vec<String>,
     nodes: Vec<Node>,
     acknowledged: BTreeSet<String>,
 }
@@ -80,9 +80,9 @@ impl Fleet {
         let file = fleet.home.path().join("hw.toml");
         std::fs::write(&file, config(fleet.home.path())).unwrap();
         fleet.words = vec!["--config".to_owned(), file.to_str().unwrap().to_owned()];
-        fleet.has_runner = true;
+        fleet.runs_with(&[]);
         fleet.add();
-        fleet.has_runner = false;
+        fleet.runs_with(&["--no-runner"]);
         fleet.forget_words();
         fleet
     }
@@ -112,7 +112,7 @@ impl Fleet {
             program: env!("CARGO_BIN_EXE_healwright").into(),
             words: Vec::new(),
             env: Vec::new(),
-            has_runner: false,
+            runner: vec!["--no-runner".to_owned()],
             nodes: Vec::new(),
             acknowledged: BTreeSet::new(),
         }
@@ -128,13 +128,23 @@ impl Fleet {
         self.program = program.to_owned();
     }
 
+    /// From now on, nodes are started with these words about their runner.
+    pub(crate) fn runs_with(&mut self, words: &[&str]) {
+        self.runner = words.iter().map(|it| (*it).to_owned()).collect();
+    }
+
     /// Another node, with an empty data directory; answers its number.
     pub(crate) fn add(&mut self) -> usize {
-        let n = self.nodes.len();
-        let node = self.spawn(n);
-        self.nodes.push(node);
+        let n = self.begin();
         self.await_ready(n);
         n
+    }
+
+    /// The same, without waiting until it is ready.
+    pub(crate) fn begin(&mut self) -> usize {
+        let node = self.spawn(self.nodes.len());
+        self.nodes.push(node);
+        self.nodes.len() - 1
     }
 
     /// A number that a node shows at `/metrics`.
@@ -182,15 +192,13 @@ impl Fleet {
             .unwrap();
         let mut command = self.command(node);
         command.args(["up", "-q", "--http", &at.to_string()]);
-        if !self.has_runner {
-            command.arg("--no-runner");
-        }
+        command.args(&self.runner);
         command.env("RUST_LOG", "info,librdkafka=warn");
         let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Node { at, child }
     }
 
-    fn await_ready(&self, node: usize) {
+    pub(crate) fn await_ready(&self, node: usize) {
         self.until(READY_WITHIN, "a node becomes ready", || {
             self.ask(node, "GET", "/readyz", "").filter(|(status, _)| *status == 200)
         });
@@ -236,12 +244,9 @@ impl Fleet {
         Some((status, serde_json::from_str(&body).unwrap_or(Value::Null)))
     }
 
-    /// One more node, which is ready when this returns: its number.
-    pub(crate) fn join(&mut self) -> usize {
-        let node = self.spawn(self.nodes.len());
-        self.nodes.push(node);
-        self.await_ready(self.nodes.len() - 1);
-        self.nodes.len() - 1
+    /// The brokers that all of it speaks to.
+    pub(crate) fn bootstrap(&self) -> &str {
+        self.log.strip_prefix("kafka://").unwrap()
     }
 
     /// The whole name of a topic.
@@ -447,7 +452,7 @@ impl Fleet {
 
     /// Places of all events of a topic, as the console consumer prints them.
     fn consumed(&self, topic: &str) -> Vec<String> {
-        let bootstrap = self.log.strip_prefix("kafka://").unwrap();
+        let bootstrap = self.bootstrap();
         let topic = format!("{}{topic}", self.prefix);
         let ran = Command::new(crate::bed::script())
             .args(["tool", "org.apache.kafka.tools.consumer.ConsoleConsumer"])

@@ -22,7 +22,8 @@ pub async fn config(State(app): State<App>, Query(wait): Query<Wait>, body: Byte
         Err(response) => return response,
     };
     if config.name.starts_with("runner/") {
-        let why = "a runner is registered by the node that it calls";
+        let why =
+            "a runner is registered by the node that it calls, or with `healwright node admit`";
         return problem(StatusCode::FORBIDDEN, "not_by_hand", why);
     }
     let parts = app.0.parts.of_config(&config.name);
