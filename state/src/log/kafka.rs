@@ -98,7 +98,7 @@ impl KafkaLog {
         Ok(KafkaLog {
             cluster: cluster.clone(),
             partition,
-            state: Behind::of(copy.clone()),
+            state: Behind::of(copy.clone(), &cluster.sharers),
             copy,
             tail,
             sender: cluster.sender()?,

@@ -171,16 +171,34 @@ impl Shards<'_, '_> {
         if series.is_empty() || is_kept && self.placed[first] == self.insertions {
             return;
         }
-        let newest = Ns(columns.ts_ns.last().copied().unwrap_or(0));
-        let before = self.insertions;
-        let mut are_all_there = self.look_up(columns, Some(newest));
-        if self.insertions != before {
-            are_all_there = self.look_up(columns, None);
-        }
+        let are_all_there = is_kept && self.all_stand(columns) || self.find_all(columns);
         if is_kept {
             // A full shard may take by the next record's time what it refused by this one's.
             self.placed[first] = if are_all_there { self.insertions } else { 0 };
         }
+    }
+
+    /// Whether all are classified and where they stood last. Nothing in this loop waits for what
+    /// was looked up before, so memory fetches as many at once as it can.
+    fn all_stand(&self, columns: &Columns<'_, '_>) -> bool {
+        let stands = |hash: &u64, at: usize| {
+            let shard = shard_of(*hash);
+            let stands = self.loaded[shard].as_ref().is_some_and(|it| {
+                it.stands_at(at, *hash)
+                    .is_some_and(|at| SeriesState::head(it.record(at)).1 == self.generation)
+            });
+            stands || !self.left[shard]
+        };
+        let places = &self.entries.hints[columns.first..];
+        columns.hashes.iter().zip(places).all(|(hash, at)| stands(hash, at.get() as usize))
+    }
+
+    /// Looks for all, and inserts what is new; whether all are there.
+    fn find_all(&mut self, columns: &Columns<'_, '_>) -> bool {
+        let newest = Ns(columns.ts_ns.last().copied().unwrap_or(0));
+        let before = self.insertions;
+        let are_all_there = self.look_up(columns, Some(newest));
+        if self.insertions == before { are_all_there } else { self.look_up(columns, None) }
     }
 
     /// Looks every entry of a dictionary up; whether all are there. What is not is inserted, where

@@ -7,7 +7,8 @@
 //!
 //! It comes to the same state as going by record: series are independent of each other, and the
 //! samples of each stay in their order. Only a series that is new or has to be classified is not:
-//! its shard is left to the other way.
+//! its shard is left to the other way. So is a range that touches most of the series, for which
+//! whole shards are written in any case.
 //!
 //! Where a series stood last is noted beside its dictionary entry and comes again with it. It
 //! stands there still, unless its shard was inserted into; its hash says so.
@@ -44,23 +45,8 @@ pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32)
     if !is_spread(view, hashes) {
         return left;
     }
-    let (ts_ns, value) = (samples.ts_ns(), samples.value());
-    let row = |it: usize, entry: u32| {
-        let (hash, hint) = (hashes[entry as usize], hints[entry as usize].get());
-        Item { hash, entry, hint, at: Ns(ts_ns[it]), value: value[it] }
-    };
-    let (entries, rows) = match entries(samples) {
-        Some(of) => {
-            let entry = |it: usize| {
-                let (hash, hint) = (hashes[it], hints[it].get());
-                Item { hash, entry: it as u32, hint, ..Item::default() }
-            };
-            let entries = ByShard::of(hashes.len(), entry);
-            (Some(entries), ByShard::of(of.len(), |it| row(it, of[it])))
-        }
-        None => (None, ByShard::of(hashes.len(), |it| row(it, it as u32))),
-    };
-    let entries = entries.as_ref().unwrap_or(&rows);
+    let mut ordered = ORDERED.take();
+    let (entries, rows) = ordered.order(samples);
     let mut range = Range { generation, places: hints, column: Vec::new(), sought: Vec::new() };
     let mut slots = Vec::new();
     for shard in 0..SHARDS {
@@ -73,24 +59,22 @@ pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32)
             }
         });
         left.shards[shard] = change.is_none() && !entries.is_empty();
-        match change {
-            Some(Change::Whole(records)) => view.save_raw(&key, records),
-            Some(Change::Parts { places, parts }) if !places.is_empty() => {
-                view.patch_raw(&key, places, parts);
-            }
-            Some(Change::Parts { .. }) | None => {}
+        if let Some(Change { places, parts }) = change.filter(|it| !it.places.is_empty()) {
+            view.patch_raw(&key, places, parts);
         }
     }
+    ORDERED.set(ordered);
     left
 }
 
-/// Whether the shard of the first series is a large one; they are about equally large.
+/// Whether the series of the range are few of many: the shard of the first is a large one, and
+/// they are about equally large.
 fn is_spread(view: &View<'_>, hashes: &[u64]) -> bool {
     let Some(first) = hashes.first() else { return false };
     let mut n = 0;
     let key = shard_key(shard_of(*first));
     view.look_raw(&key, &mut |records| n = Shard(records).len());
-    n >= SPREAD
+    n >= SPREAD && hashes.len() * 2 < n * SHARDS
 }
 
 /// The dictionary entry of every sample; `None` where each entry has one sample, in its order, as
@@ -107,7 +91,7 @@ fn entries(samples: &Samples<'_>) -> Option<Vec<u32>> {
 }
 
 /// Whether all stand where they stood last. Nothing in this loop waits for what was looked up
-/// before, so memory fetches as many at once as it can.
+/// before, so memory fetches as many at once as it can; the less it does, the more.
 fn all_stand(shard: &Shard<&[u8]>, entries: &[Item]) -> bool {
     let (records, _) = shard.0.as_chunks::<RECORD>();
     let Some(last) = records.len().checked_sub(1) else { return entries.is_empty() };
@@ -129,6 +113,43 @@ struct Item {
     value: f64,
 }
 
+thread_local! {
+    /// Memory of the last range, for the next one: memory that is new has to be cleared.
+    static ORDERED: Cell<Ordered> = Cell::default();
+}
+
+/// A range in order of shard.
+#[derive(Default)]
+struct Ordered {
+    entries: ByShard,
+    rows: ByShard,
+}
+
+impl Ordered {
+    /// The dictionary entries and the samples of a range; they are the same where each entry has
+    /// one sample, in its order, as in a scrape.
+    fn order(&mut self, samples: &Samples<'_>) -> (&ByShard, &ByShard) {
+        let Entries { hashes, hints, .. } = samples.entries();
+        let (ts_ns, value) = (samples.ts_ns(), samples.value());
+        let entry = |it: usize| {
+            let (hash, hint) = (hashes[it], hints[it].get());
+            Item { hash, entry: it as u32, hint, ..Item::default() }
+        };
+        let row = |it: usize, of: usize| Item { at: Ns(ts_ns[it]), value: value[it], ..entry(of) };
+        match entries(samples) {
+            Some(of) => {
+                self.entries.fill(hashes.len(), entry);
+                self.rows.fill(of.len(), |it| row(it, of[it] as usize));
+                (&self.entries, &self.rows)
+            }
+            None => {
+                self.rows.fill(hashes.len(), |it| row(it, it));
+                (&self.rows, &self.rows)
+            }
+        }
+    }
+}
+
 /// Items in order of their shard, and in their own order within it. They are copied: fetched from
 /// where they lie when it is their turn, each would be waited for.
 struct ByShard {
@@ -137,19 +158,27 @@ struct ByShard {
     starts: [u32; SHARDS + 1],
 }
 
+impl Default for ByShard {
+    fn default() -> Self {
+        ByShard { items: Vec::new(), starts: [0; SHARDS + 1] }
+    }
+}
+
 impl ByShard {
-    fn of(n: usize, item: impl Fn(usize) -> Item) -> Self {
+    fn fill(&mut self, n: usize, item: impl Fn(usize) -> Item) {
         let mut starts = [0; SHARDS + 1];
         (0..n).for_each(|it| starts[shard_of(item(it).hash) + 1] += 1);
         (0..SHARDS).for_each(|it| starts[it + 1] += starts[it]);
-        let (mut next, mut items) = (starts, vec![Item::default(); n]);
+        self.starts = starts;
+        // What is behind the last one's end is of an earlier range.
+        self.items.resize(n.max(self.items.len()), Item::default());
+        let next = &mut starts;
         for it in 0..n {
             let item = item(it);
             let place = &mut next[shard_of(item.hash)];
-            items[*place as usize] = item;
+            self.items[*place as usize] = item;
             *place += 1;
         }
-        ByShard { items, starts }
     }
 
     fn of_shard(&self, shard: usize) -> &[Item] {
@@ -157,10 +186,10 @@ impl ByShard {
     }
 }
 
-/// What a shard becomes.
-enum Change {
-    Whole(Vec<u8>),
-    Parts { places: Vec<u32>, parts: Vec<u8> },
+/// What changes of a shard.
+struct Change {
+    places: Vec<u32>,
+    parts: Vec<u8>,
 }
 
 struct Range<'a> {
@@ -235,23 +264,15 @@ impl Range<'_> {
 
     /// Learns the shard's samples. `slots` is memory to work in.
     fn change(&self, shard: &Shard<&[u8]>, rows: &[Item], slots: &mut Vec<u32>) -> Change {
-        if rows.len() * 2 >= shard.len() {
-            let mut records = Shard(shard.0.to_vec());
-            for row in rows {
-                let at = self.places[row.entry as usize].get() as usize;
-                let mut state = records.state(at);
-                state.learn(row.value, row.at);
-                records.set(at, &state);
-            }
-            return Change::Whole(records.0);
-        }
-        let mut places = Vec::with_capacity(rows.len());
-        let mut parts = Shard(Vec::with_capacity(rows.len() * RECORD));
+        let n = rows.len().min(shard.len());
+        let mut places = Vec::with_capacity(n);
+        let mut parts = Shard(Vec::with_capacity(n * RECORD));
         // Of each record of the shard, the part that takes its place, counted from one.
         slots.clear();
         slots.resize(shard.len(), 0);
         for row in rows {
-            let at = self.places[row.entry as usize].get() as usize;
+            let moved = || self.places[row.entry as usize].get() as usize;
+            let at = shard.stands_at(row.hint as usize, row.hash).unwrap_or_else(moved);
             if slots[at] == 0 {
                 places.push((at * RECORD) as u32);
                 parts.0.extend_from_slice(shard.record(at));
@@ -262,7 +283,7 @@ impl Range<'_> {
             state.learn(row.value, row.at);
             parts.set(part, &state);
         }
-        Change::Parts { places, parts: parts.0 }
+        Change { places, parts: parts.0 }
     }
 }
 

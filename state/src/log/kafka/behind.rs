@@ -9,6 +9,7 @@
 //! a value changes them where they lie: at a million series a batch touches a tenth of 64 MiB.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,17 +22,23 @@ use crate::{Changes, LogError};
 
 /// Small changes are written so often: at most so much is folded again after a crash.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
-/// Bytes of state that are written a second. Each costs a write-ahead log, a table file and
-/// compactions, so a large state is written more seldom: one of a million series every 16 s.
+/// Bytes of state that the process writes a second. Each costs a write-ahead log, a table file and
+/// compactions, so a large state is written more seldom: a million series every 16 s, on however
+/// many partitions.
 const WRITE_BYTES_PER_S: usize = 4 * 1024 * 1024;
 /// With so much waiting it is written at once: it is memory, and longer than this it should not
 /// take to fold again.
 const PENDING_BYTES_MAX: usize = 128 * 1024 * 1024;
 
+/// How many states of the process are ahead of its disk, which they share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sharers(Arc<AtomicUsize>);
+
 /// The state of a copy, ahead of its disk.
 pub(crate) struct Behind {
     copy: Arc<EmbeddedLog>,
     every: Duration,
+    sharers: Sharers,
     memory: Mutex<Memory>,
 }
 
@@ -73,11 +80,12 @@ impl Memory {
 const KEY_BYTES: usize = 64;
 
 impl Behind {
-    pub(crate) fn of(copy: Arc<EmbeddedLog>) -> Self {
-        Behind::every(copy, WRITE_EVERY)
+    pub(crate) fn of(copy: Arc<EmbeddedLog>, sharers: &Sharers) -> Self {
+        Behind::every(copy, WRITE_EVERY, sharers)
     }
 
-    fn every(copy: Arc<EmbeddedLog>, every: Duration) -> Self {
+    fn every(copy: Arc<EmbeddedLog>, every: Duration, sharers: &Sharers) -> Self {
+        sharers.0.fetch_add(1, Ordering::Relaxed);
         let memory = Memory {
             pending: BTreeMap::new(),
             n_bytes: 0,
@@ -85,7 +93,7 @@ impl Behind {
             next_seq: None,
             written_at: None,
         };
-        Behind { copy, every, memory: Mutex::new(memory) }
+        Behind { copy, every, sharers: sharers.clone(), memory: Mutex::new(memory) }
     }
 
     pub(crate) fn commit(&self, next_seq: u64, changes: &Changes) -> Result<(), LogError> {
@@ -102,7 +110,8 @@ impl Behind {
             };
             memory.put(key, value);
         }
-        for (key, parts) in changes.parts() {
+        // The last that were folded are still in the processor's cache.
+        for (key, parts) in changes.parts().iter().rev() {
             let value = memory.pending.get_mut(key).and_then(Option::as_mut);
             // Nobody else holds it, so nothing is copied.
             value.into_iter().for_each(|it| parts.apply(Arc::<Vec<u8>>::make_mut(it)));
@@ -116,8 +125,9 @@ impl Behind {
 
     fn is_due(&self, memory: &Memory) -> bool {
         let n_waiting = memory.n_waiting();
-        let share = n_waiting as f64 / WRITE_BYTES_PER_S as f64;
-        let every = self.every.max(WRITE_EVERY.mul_f64(share));
+        let n_sharers = self.sharers.0.load(Ordering::Relaxed);
+        let takes = (n_waiting * n_sharers) as f64 / WRITE_BYTES_PER_S as f64;
+        let every = self.every.max(Duration::from_secs_f64(takes));
         n_waiting > PENDING_BYTES_MAX || memory.written_at.is_none_or(|it| it.elapsed() >= every)
     }
 
@@ -196,6 +206,7 @@ impl Drop for Behind {
     fn drop(&mut self) {
         // What cannot be written is folded again.
         let _ = self.flush();
+        self.sharers.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -225,7 +236,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let copy = Arc::new(EmbeddedLog::open(dir.path(), "test", 0).unwrap());
         // The first is written at once; what follows waits, here for ever.
-        let state = Behind::every(copy.clone(), Duration::MAX);
+        let state = Behind::every(copy.clone(), Duration::MAX, &Sharers::default());
         state.commit(1, &put(&[("k1", Some("a")), ("k3", Some("b")), ("k5", Some("c"))])).unwrap();
         assert_eq!(crate::Store::position(&*copy).unwrap(), 1);
         let next = [("k0", Some("d")), ("k3", None), ("k4", Some("e")), ("l", Some("f"))];
@@ -249,7 +260,7 @@ mod tests {
     fn a_write_that_fails_takes_nothing_from_who_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let copy = Arc::new(EmbeddedLog::open(dir.path(), "test", 0).unwrap());
-        let state = Behind::every(copy.clone(), Duration::MAX);
+        let state = Behind::every(copy.clone(), Duration::MAX, &Sharers::default());
         state.commit(1, &put(&[("k1", Some("a")), ("k2", Some("b"))])).unwrap();
         state.commit(2, &put(&[("k1", Some("c")), ("k2", None)])).unwrap();
         let before = all(&state);
@@ -266,7 +277,7 @@ mod tests {
         for every in [Duration::ZERO, Duration::MAX] {
             let dir = tempfile::tempdir().unwrap();
             let copy = Arc::new(EmbeddedLog::open(dir.path(), "test", 0).unwrap());
-            let log = Arc::new(Copied(Behind::every(copy, every)));
+            let log = Arc::new(Copied(Behind::every(copy, every, &Sharers::default())));
             let mut state = State::new(log.clone()).unwrap();
             state.put(b"k", b"0123456789".to_vec());
             state.put(b"l", b"0123".to_vec());
@@ -319,9 +330,12 @@ mod tests {
 
     #[test]
     fn the_more_waits_the_more_seldom_it_is_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let copy = Arc::new(EmbeddedLog::open(dir.path(), "test", 0).unwrap());
-        let state = Behind::of(copy);
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let sharers = Sharers::default();
+        let [state, other] = dirs.each_ref().map(|it| {
+            let copy = EmbeddedLog::open(it.path(), "test", 0).unwrap();
+            Behind::of(Arc::new(copy), &sharers)
+        });
         let due = |n_bytes: usize, since: Duration| {
             let mut memory = lock(&state.memory);
             memory.n_bytes = n_bytes;
@@ -330,6 +344,8 @@ mod tests {
         };
         let mib = 1024 * 1024;
         assert!(due(1, Duration::from_secs(1)));
+        assert!(!due(8 * mib, Duration::from_millis(3900)) && due(8 * mib, Duration::from_secs(4)));
+        drop(other);
         assert!(!due(8 * mib, Duration::from_millis(1900)) && due(8 * mib, Duration::from_secs(2)));
         assert!(!due(64 * mib, Duration::from_secs(15)) && due(64 * mib, Duration::from_secs(16)));
         assert!(due(129 * mib, Duration::ZERO));

@@ -18,6 +18,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::types::RDKafkaErrorCode;
 use schemas::Stream;
 
+use super::behind::Sharers;
 use super::sender::Sender;
 use crate::LogError;
 use crate::memory::lock;
@@ -56,6 +57,8 @@ pub struct Cluster {
     security: BTreeMap<String, String>,
     /// The way to write, while somebody does; clones share it.
     sender: Arc<Mutex<Weak<Sender>>>,
+    /// The states of its partitions that this process has open; clones share them.
+    pub(super) sharers: Sharers,
 }
 
 impl fmt::Debug for Cluster {
@@ -87,7 +90,13 @@ impl Cluster {
             return Err(LogError::Cluster { what: format!("use the prefix {prefix:?}"), why });
         }
         let (brokers, prefix) = (brokers.to_owned(), prefix.to_owned());
-        Ok(Cluster { brokers, prefix, security: BTreeMap::new(), sender: Arc::default() })
+        Ok(Cluster {
+            brokers,
+            prefix,
+            security: BTreeMap::new(),
+            sender: Arc::default(),
+            sharers: Sharers::default(),
+        })
     }
 
     /// The same cluster, spoken to with librdkafka's settings for TLS and SASL.
