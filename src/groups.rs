@@ -85,20 +85,11 @@ fn unpublished(reader: &KafkaReader, from: u64) -> anyhow::Result<u64> {
 fn show(out: Out, group: &Group, partitions: &[Partition]) {
     let protocol = group.protocol.name();
     out.remark(&format!("group {}: {}, protocol {protocol}", group.name, group.state));
-    match &group.members {
-        None => out.remark(&format!(
-            "a broker tells who is in a group of this protocol only to newer programs: \
-             `kafka-consumer-groups.sh --describe --members --group {}` asks it",
-            group.name
-        )),
-        Some(members) => {
-            let rows = members.iter().map(|it| {
-                let partitions: Vec<String> = it.partitions.iter().map(u32::to_string).collect();
-                vec![it.client.clone(), it.host.clone(), partitions.join(",")]
-            });
-            out.table(&["member", "host", "assigned"], &rows.collect::<Vec<_>>());
-        }
-    }
+    let rows = group.members.iter().map(|it| {
+        let partitions: Vec<String> = it.partitions.iter().map(u32::to_string).collect();
+        vec![it.client.clone(), it.host.clone(), partitions.join(",")]
+    });
+    out.table(&["member", "host", "assigned"], &rows.collect::<Vec<_>>());
     let rows = partitions.iter().map(|it| {
         let elected = it.elected.as_ref();
         let name = elected.map_or_else(|| "nobody yet".to_owned(), |it| it.node.clone());
@@ -128,12 +119,11 @@ fn show(out: Out, group: &Group, partitions: &[Partition]) {
 }
 
 fn as_json(group: &Group, partitions: &[Partition]) -> Value {
-    let members = group.members.as_ref().map(|members| {
-        let members = members
-            .iter()
-            .map(|it| json!({ "client": it.client, "host": it.host, "partitions": it.partitions }));
-        members.collect::<Vec<_>>()
-    });
+    let members = group
+        .members
+        .iter()
+        .map(|it| json!({ "client": it.client, "host": it.host, "partitions": it.partitions }));
+    let members: Vec<Value> = members.collect();
     let partitions = partitions.iter().map(|it| {
         let owner = it.elected.as_ref();
         let owner = owner.map(|it| json!({ "node": it.node, "endpoint": it.endpoint }));

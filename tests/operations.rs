@@ -71,8 +71,10 @@ fn a_node_that_is_asked_to_stop_hands_over_well_before_its_session_ends() {
         fleet.change(owner, "before");
         let shown = fleet.groups();
         assert_eq!(shown["protocol"], protocol);
-        // Nobody is said to be in a group whose members the broker does not tell; see watch.rs.
-        assert_eq!(shown["members"].is_null(), protocol == "consumer", "{shown}");
+        let client = format!("healwright@{}", fleet.address(owner));
+        let members = shown["members"].as_array().unwrap();
+        let member = members.iter().find(|it| it["client"] == client).unwrap();
+        assert_eq!((members.len(), &member["partitions"]), (2, &json!([0])), "{shown}");
         let began = Instant::now();
         assert!(fleet.stop(owner).success(), "a stop that was asked for is no error");
         let stopped = began.elapsed();

@@ -8,16 +8,16 @@ use toml::Table;
 /// arrow needs a decision record.
 const EDGES: [(&str, &[&str]); 7] = [
     ("schemas", &[]),
-    ("kafka-batches", &[]),
+    ("kafka-calls", &[]),
     ("topologies", &["schemas"]),
-    ("state", &["kafka-batches", "schemas"]),
+    ("state", &["kafka-calls", "schemas"]),
     ("ledger", &["schemas"]),
     ("runner", &["ledger", "schemas"]),
     ("healwright", &["ledger", "runner", "schemas", "state", "topologies"]),
 ];
 
 /// The one crate that may hold unsafe code, under stricter lints of its own (docs/decisions/0013).
-const UNSAFE: &str = "kafka-batches";
+const UNSAFE: &str = "kafka-calls";
 
 /// One crate's manifest.
 pub(crate) struct Manifest {
@@ -132,7 +132,7 @@ fn the_drawn_edges_pass_and_any_other_is_refused() {
     for section in ["[dependencies]", "[dev-dependencies]", "[target.'cfg(unix)'.dependencies]"] {
         let mut manifests = permitted();
         let state = manifests.iter_mut().find(|it| it.name == "state").unwrap();
-        let kept = "[dependencies]\nkafka-batches.workspace = true\nschemas.workspace = true\n";
+        let kept = "[dependencies]\nkafka-calls.workspace = true\nschemas.workspace = true\n";
         let text = match section == "[dependencies]" {
             true => format!("{kept}topologies.workspace = true\n"),
             false => format!("{kept}{section}\ntopologies.workspace = true\n"),

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use kafka_calls::groups;
+use rdkafka::consumer::BaseConsumer;
 use schemas::{Positions, Stream};
 
 use super::cluster::{Cluster, Isolation};
@@ -23,8 +23,8 @@ pub struct Group {
     pub protocol: Protocol,
     /// `Stable`, `Empty` and the like.
     pub state: String,
-    /// Who is in it. `None`: the coordinator does not say it of a group of this protocol.
-    pub members: Option<Vec<Member>>,
+    /// Who is in it.
+    pub members: Vec<Member>,
 }
 
 /// One process in the group.
@@ -90,73 +90,23 @@ impl Onlooker {
     /// The coordinator does not answer.
     pub fn group(&self) -> Result<Group, LogError> {
         let name = group::name(&self.cluster);
-        let failed = |error: KafkaError| self.cluster.failed("describe the owners' group", error);
-        let found = self.consumer.fetch_group_list(Some(&name), ANSWER_WITHIN).map_err(failed)?;
+        let failed = |error| self.cluster.failed("describe the owners' group", error);
+        let found = groups::describe(&self.consumer, &name, ANSWER_WITHIN).map_err(failed)?;
         let protocol = Protocol::permitted(&self.cluster);
-        // `Dead` is said of a group that is not there, and of every group of the newer protocol,
-        // which answers another request than librdkafka's safe interface makes.
-        let found = found.groups().iter().find(|it| it.name() == name && it.state() != "Dead");
         let Some(found) = found else {
-            let (state, members) = match protocol {
-                Protocol::Classic => ("Empty", Some(Vec::new())),
-                Protocol::Consumer => ("not told", None),
-            };
-            return Ok(Group { name, protocol, state: state.to_owned(), members });
+            return Ok(Group { name, protocol, state: "Empty".to_owned(), members: Vec::new() });
         };
         let topic = self.cluster.stream(Stream::Control);
-        let members = found.members().iter().map(|it| Member {
-            client: it.client_id().to_owned(),
-            host: it.client_host().trim_start_matches('/').to_owned(),
-            partitions: it.assignment().and_then(|it| assigned(it, &topic)).unwrap_or_default(),
+        let members = found.members.into_iter().map(|it| Member {
+            client: it.client,
+            host: it.host.trim_start_matches('/').to_owned(),
+            partitions: partitions(&it.assigned, &topic),
         });
-        let members = Some(members.collect());
-        Ok(Group { name, protocol, state: found.state().to_owned(), members })
+        Ok(Group { name, protocol, state: found.state, members: members.collect() })
     }
 }
 
-/// The partitions of `topic` in an assignment of Kafka's consumer protocol: a version, then for
-/// each topic its name and its partitions, all numbers big-endian.
-fn assigned(bytes: &[u8], topic: &str) -> Option<Vec<u32>> {
-    let mut rest = bytes.get(2..)?;
-    let mut partitions = Vec::new();
-    for _ in 0..number(&mut rest)? {
-        let (length, after) = rest.split_first_chunk::<2>()?;
-        let (name, after) = after.split_at_checked(u16::from_be_bytes(*length).into())?;
-        rest = after;
-        for _ in 0..number(&mut rest)? {
-            let partition = number(&mut rest)?;
-            if name == topic.as_bytes() {
-                partitions.push(partition);
-            }
-        }
-    }
-    Some(partitions)
-}
-
-fn number(rest: &mut &[u8]) -> Option<u32> {
-    let (number, after) = rest.split_first_chunk::<4>()?;
-    *rest = after;
-    Some(u32::from_be_bytes(*number))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn an_assignment_is_read_and_a_broken_one_is_nobodys() {
-        let mut bytes = vec![0, 1, 0, 0, 0, 2];
-        for (topic, partitions) in [("a", vec![7u32]), ("bc", vec![0, 3])] {
-            bytes.extend(u16::try_from(topic.len()).unwrap().to_be_bytes());
-            bytes.extend(topic.as_bytes());
-            bytes.extend(u32::try_from(partitions.len()).unwrap().to_be_bytes());
-            partitions.iter().for_each(|it| bytes.extend(it.to_be_bytes()));
-        }
-        assert_eq!(assigned(&bytes, "bc"), Some(vec![0, 3]));
-        assert_eq!(assigned(&bytes, "x"), Some(vec![]));
-        for end in 0..bytes.len() {
-            assert_eq!(assigned(&bytes[..end], "bc"), None, "cut at {end}");
-        }
-    }
+fn partitions(assigned: &[(String, i32)], topic: &str) -> Vec<u32> {
+    let of = assigned.iter().filter(|(it, _)| it == topic);
+    of.filter_map(|(_, partition)| u32::try_from(*partition).ok()).collect()
 }

@@ -2,10 +2,10 @@
 //!
 //! rdkafka hands out one message a call, and each call is a message built, a lock taken and a
 //! time-out computed. librdkafka itself hands out a whole run at about half the cost, by
-//! `rd_kafka_consume_batch_queue`; this is that one function, and nothing else (docs/decisions/0013
-//! has the measurement).
+//! `rd_kafka_consume_batch_queue`; this is that one function (docs/decisions/0013 has the
+//! measurement).
 //!
-//! Everything unsafe in the project is in this file. What it rests on:
+//! What the unsafe code rests on:
 //! - the queue belongs to a client that lives as long as the handle: [`Batches`] holds it;
 //! - a message belongs to whoever took it until it is destroyed: a `Taken` destroys it once;
 //! - what a message points to lives as long as the message: a [`Record`] borrows from it.
