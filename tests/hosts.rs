@@ -14,8 +14,9 @@ mod fleet;
 mod foreign;
 #[path = "blackbox/ask.rs"]
 mod http;
+#[path = "blackbox/web.rs"]
+mod web;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use bed::Brokers;
@@ -27,21 +28,16 @@ use rustix::process::{Pid, Signal, kill_process};
 use schemas::signature::KeyPair;
 use serde_json::Value;
 use topologies::config::Host;
+use web::process_of;
 
 const WEB: &str = "prod-eu/shop/web";
 
-/// A configuration with one service on host `b`, in a scope of its own: Python's own server, which
-/// writes down its process.
+/// A configuration with one service on host `b`, in a scope of its own.
 fn config(home: &Path, partitions: u64) -> String {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let pid = home.join("pid");
-    let start =
-        format!("echo $$ > {}; exec python3 -m http.server {port} --bind 127.0.0.1", pid.display());
     format!(
         "profile = \"local\"\n[kafka]\npartitions = {partitions}\n[runner]\nhost = \"a\"\n\
-         [[service]]\nname = \"{WEB}\"\nhost = \"b\"\n\
-         command = [\"/bin/sh\", \"-c\", \"{start}\"]\n\
-         probe_url = \"http://127.0.0.1:{port}/\"\n"
+         [[service]]\nname = \"{WEB}\"\nhost = \"b\"\n{}",
+        web::lines(home)
     )
 }
 
@@ -68,11 +64,6 @@ fn runner(home: &Path, node: usize, partition: usize) -> PathBuf {
         0 => data.join("runner"),
         n => data.join("partitions").join(n.to_string()).join("runner"),
     }
-}
-
-fn process_of(home: &Path) -> Option<Pid> {
-    let text = std::fs::read_to_string(home.join("pid")).ok()?;
-    Pid::from_raw(text.trim().parse().ok()?)
 }
 
 /// The service as a node's status shows it.

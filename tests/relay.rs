@@ -11,31 +11,23 @@ mod bed;
 mod fleet;
 #[path = "blackbox/ask.rs"]
 mod http;
+#[path = "blackbox/web.rs"]
+mod web;
 
-use std::net::TcpListener;
 use std::path::Path;
 
 use bed::Brokers;
 use fleet::Fleet;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
+use web::process_of;
 
-/// A configuration with one service in a scope of its own: Python's own server, which writes
-/// down its process.
+/// A configuration with one service in a scope of its own.
 fn config(home: &Path, partitions: u64) -> String {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let pid = home.join("pid");
-    let start =
-        format!("echo $$ > {}; exec python3 -m http.server {port} --bind 127.0.0.1", pid.display());
     format!(
         "profile = \"local\"\n[kafka]\npartitions = {partitions}\n[[service]]\n\
-         name = \"prod-eu/shop/web\"\ncommand = [\"/bin/sh\", \"-c\", \"{start}\"]\n\
-         probe_url = \"http://127.0.0.1:{port}/\"\n"
+         name = \"prod-eu/shop/web\"\n{}",
+        web::lines(home)
     )
-}
-
-fn process_of(home: &Path) -> Option<Pid> {
-    let text = std::fs::read_to_string(home.join("pid")).ok()?;
-    Pid::from_raw(text.trim().parse().ok()?)
 }
 
 #[test]

@@ -6,10 +6,12 @@
 #[path = "blackbox/home.rs"]
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod home;
+#[path = "blackbox/web.rs"]
+mod web;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -27,17 +29,15 @@ fn private(path: &Path, text: &str) {
     file.unwrap().write_all(text.as_bytes()).unwrap();
 }
 
-/// A configuration with a token, a webhook that nobody answers, and a service that writes down
-/// its process and that nobody may repair without a person.
+/// A configuration with a token, a webhook that nobody answers, and a service that nobody may
+/// repair without a person.
 fn configure(home: &Path) {
     private(&home.join("token"), TOKEN);
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let start = format!("echo $$ > pid; exec python3 -m http.server {port} --bind 127.0.0.1");
     let config = format!(
         "profile = \"local\"\n[http]\ntoken_file = \"token\"\n\
          [escalation]\nwebhook = \"http://127.0.0.1:9/{HOOK}\"\n\
-         [[service]]\nname = \"shop\"\ncommand = [\"/bin/sh\", \"-c\", \"{start}\"]\n\
-         cwd = {home:?}\nprobe_url = \"http://127.0.0.1:{port}/\"\npropose_only = true\n"
+         [[service]]\nname = \"shop\"\npropose_only = true\n{}",
+        web::lines(home)
     );
     fs::write(home.join("hw.toml"), config).unwrap();
 }
@@ -112,8 +112,7 @@ fn no_secret_in_any_event() {
     until("the service is seen to be well", || {
         ask(&at, "GET /api/v1/status", TOKEN, "").contains("\"green\"").then_some(())
     });
-    let pid = fs::read_to_string(home.path().join("pid")).unwrap();
-    kill_process(Pid::from_raw(pid.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    kill_process(web::process_of(home.path()).unwrap(), Signal::KILL).unwrap();
     until("the webhook was tried and did not answer", || {
         let said = fs::read_to_string(home.path().join("said")).unwrap();
         said.contains("an escalation could not be delivered").then_some(())
