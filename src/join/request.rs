@@ -14,6 +14,7 @@ use state::kafka::Cluster;
 use topologies::config::Host;
 
 use super::{List, Record};
+use crate::config::check::check_host;
 use crate::keys::Identity;
 
 /// Domain of a node's signature over its request for a runner. Persisted: frozen.
@@ -57,7 +58,7 @@ impl Candidate {
     pub(super) fn holds(&self, deployment: &str, root: &PublicKey) -> bool {
         let signature = signature_from_text(&self.signature);
         self.deployment == deployment
-            && is_name(&self.runner.host)
+            && check_host(&self.runner.host).is_ok()
             && certifies_node(root, deployment, &self.node, &self.certificate)
             && signature.is_some_and(|it| self.node.verify(DOMAIN, &self.statement(), &it))
     }
@@ -78,11 +79,6 @@ impl Candidate {
         }
         out.0
     }
-}
-
-/// Names are shown to people who decide by them.
-fn is_name(host: &str) -> bool {
-    schemas::canonical::identifier(host).is_ok_and(|it| it == host)
 }
 
 /// The way in which this node asks for the runners of its machine.
@@ -108,11 +104,8 @@ impl Requests {
     /// # Errors
     /// The cluster does not answer, or the host's name is none that anybody could decide by.
     pub async fn ask(&self, partition: u32, runner: &Host) -> anyhow::Result<bool> {
-        let host = &runner.host;
-        anyhow::ensure!(
-            is_name(host),
-            "a host cannot be called {host:?}; name this machine's with `healwright up --host NAME`"
-        );
+        check_host(&runner.host)
+            .context("name this machine's host with `healwright up --host NAME`")?;
         let asked = (partition, runner.clone());
         {
             let mut known = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
