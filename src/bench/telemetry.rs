@@ -18,7 +18,7 @@ const POINTS: usize = 100;
 /// Records of one send: what a busy ingest has waiting when it comes round.
 const SEND: usize = 400;
 /// How long either shape is sent.
-const FOR: Duration = Duration::from_secs(6);
+const FOR: Duration = Duration::from_secs(3);
 
 pub(super) fn run() -> anyhow::Result<Measured> {
     let wide = measure("wide", |n| record(n, n * POINTS..(n + 1) * POINTS, 1))?;
