@@ -225,6 +225,7 @@ fn end(
     let key = run_key(run.proposal_id);
     view.remove(&key);
     view.unwake(&key);
+    validate::forget(view, run.proposal_id);
     let incident = proposals::case(view, run.proposal_id).map(|it| it.raised.incident_id);
     let asked = (run.asked_at > Ns(0)).then(|| entry.now().since(run.asked_at).as_s());
     let result = L3ExecutionResult {

@@ -21,7 +21,9 @@ pub const FIRST: u32 = 1;
 /// - 2: every configuration is checked for signature and version where it is folded; trust
 ///   speaks in policy and no longer in the first layer; a person can vouch; the permission for
 ///   a rollout lasts as long as the rollout may.
-pub const CURRENT: u32 = 2;
+/// - 3: what was seen too long ago explains nothing, and a time without an owner does not count
+///   against a repair.
+pub const CURRENT: u32 = 3;
 
 /// State key under `config`. Persisted: frozen.
 pub(crate) const KEY: &str = "rules";
@@ -49,4 +51,9 @@ pub fn of(view: &View<'_>) -> u32 {
 /// Whether the second rules are in force.
 pub(crate) fn are_second(view: &View<'_>) -> bool {
     of(view) >= 2
+}
+
+/// Whether the third rules are in force.
+pub(crate) fn are_third(view: &View<'_>) -> bool {
+    of(view) >= 3
 }

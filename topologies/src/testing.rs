@@ -165,8 +165,17 @@ impl Bench {
         self.at(passed + ms);
     }
 
+    /// Lets `ms` milliseconds pass in one tick, as when the owner was away.
+    pub fn leap(&mut self, ms: u64) {
+        self.tick_after(ms);
+    }
+
     fn tick(&mut self) {
-        self.now = self.now + Ns::from_ms(TICK_MS);
+        self.tick_after(TICK_MS);
+    }
+
+    fn tick_after(&mut self, ms: u64) {
+        self.now = self.now + Ns::from_ms(ms);
         let due = self.store.due(self.now);
         if due.is_empty() {
             return;

@@ -1,20 +1,24 @@
 //! From evidence to one hypothesis: class, pattern, confidence, and the account of it.
 
-use schemas::Uuid;
 use schemas::event::{Health, Impact, Pattern, RcaHypothesis, Severity, Signal};
+use schemas::{Ns, Uuid};
 
 use super::evidence::{Evidence, Found, Scene, State};
 use super::patterns::{RuledOut, Standing, confidence, weigh};
 use crate::fold::{Folded, View};
-use crate::{config, detection, playbooks, said};
+use crate::{config, detection, playbooks, rules, said};
 
 /// Services that all have to be lost before a failure is taken for a complete one.
 const LOST_MIN: usize = 3;
 
-/// The hypothesis about `service` as things stand; `None` where it is not red now.
+/// The hypothesis about `service` as things stand; `None` where it is not red now, or where nothing
+/// was seen of it for so long that how it is now is unknown. Detection says so in the same tick or
+/// a later one: after a time without an owner both are due at once.
 pub(super) fn of(view: &View<'_>, entry: &Folded<'_>, service: &str) -> Option<RcaHypothesis> {
     let scene = Scene::look(view, entry.now(), service)?;
-    if scene.health.colour != Health::Red {
+    let stale_after = Ns::from_ms(config::profile(view).stale_after_ms);
+    let is_stale = entry.now().since(scene.health.seen_at) > stale_after;
+    if scene.health.colour != Health::Red || is_stale && rules::are_third(view) {
         return None;
     }
     let (standing, ruled_out) = weigh(scene.found());

@@ -260,6 +260,23 @@ fn nothing_is_said_of_a_service_that_fell_silent() {
 }
 
 #[test]
+fn what_was_seen_before_the_owner_was_away_explains_nothing_and_what_is_seen_now_does() {
+    let mut bench =
+        bench(&[named("api")]).quiet(&[Kind::SloAnomalyDetected, Kind::IncidentChanged]);
+    // Requests fail, and before anything else is known the owner ends; the process ends meanwhile.
+    traffic(&mut bench, 0, 20);
+    while bench.of_kind(Kind::IncidentChanged).is_empty() {
+        traffic(&mut bench, 12, 1);
+    }
+    bench.leap(180_000);
+    bench.steady("api", &[("process_up", 0.0), ("probe", 0.0)], 500, 4000);
+    expect![[r#"
+        seconds   event                  key          what
+          192.000 rca.hypothesis         inc-15a56728 class 3 code_bugs 0.80: api: its error_rate is not known any more; its process is gone; it ended without a request; it has no environment of its own; it depends on no other service. Hypothesis (0.80): it crashed or was killed. Class 3, because it does not live.
+    "#]].assert_eq(&bench.transcript());
+}
+
+#[test]
 fn class_timeouts_are_those_of_the_spec() {
     let minutes: Vec<u64> = (1..=6).map(|it| class_timeout(it).as_ms() / 60_000).collect();
     assert_eq!(minutes, [5, 10, 15, 30, 60, 0]);

@@ -58,6 +58,23 @@ fn the_runner_s_word_alone_heals_nothing() {
 }
 
 #[test]
+fn a_time_without_an_owner_does_not_count_against_a_repair() {
+    let mut world = hung();
+    world.answer(RunnerStatus::Success, "restarted");
+    world.bench.advance(1_000);
+    world.bench.leap(60_000);
+    assert_eq!(world.count(Kind::L3ExecutionResult), 0, "nothing was seen, so nothing is known");
+    world.recover("api");
+    assert!(world.last(Kind::L3ExecutionResult).starts_with("promoted: "));
+    // And where it is not well afterwards either, that is told in its time.
+    let mut world = hung();
+    world.answer(RunnerStatus::Success, "restarted");
+    world.bench.leap(60_000);
+    world.bench.advance(11_000);
+    assert!(world.last(Kind::L3ExecutionResult).starts_with("rejected: "));
+}
+
+#[test]
 fn a_failed_repair_ends_with_the_runner_s_sentence() {
     let mut world = hung();
     world.answer(RunnerStatus::Failed, "the command was not found");

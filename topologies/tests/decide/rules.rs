@@ -91,9 +91,9 @@ fn rules_are_a_signer_s_and_never_go_back() {
         "configuration rules version 2 changes nothing: rules 2 are in force, and rules never go back"
     ];
     why.assert_eq(&world.note());
-    world.bench.input(OPERATOR, "rules", rules(3, 2, &key));
+    world.bench.input(OPERATOR, "rules", rules(4, 2, &key));
     let why =
-        expect!["configuration rules version 2 changes nothing: this program knows rules up to 2"];
+        expect!["configuration rules version 2 changes nothing: this program knows rules up to 3"];
     why.assert_eq(&world.note());
     assert_eq!(rules::of(&world.bench.view("test")), 2);
 }
