@@ -387,11 +387,14 @@ pub enum Repair {
     Telemetry,
     /// Write the database's lost table of contents anew, if everything else is there
     Database,
-    /// Make a damaged journal anew from an export; the damaged one is set aside
+    /// Make a damaged journal anew from what can be read of it; the damaged one is set aside
     Journal {
-        /// The export
+        /// An export that fills the gap
         #[arg(long, value_name = "BUNDLE")]
-        from: PathBuf,
+        from: Option<PathBuf>,
+        /// Go on without what can be found nowhere; without this flag nothing is changed then
+        #[arg(long)]
+        accept_loss: bool,
     },
     /// Accept a log that is behind its head record, after a person has looked; signed and journaled
     Head {

@@ -223,6 +223,9 @@ pub fn verify(session: &Session, out: Out, args: &Verify) -> anyhow::Result<bool
             }
         }
     } else {
+        if !path.exists() {
+            bail!("{} is no bundle: there is nothing there", path.display());
+        }
         if !path.is_dir() {
             bail!("{} is no bundle: a bundle is a directory", path.display());
         }
@@ -243,7 +246,7 @@ pub fn verify(session: &Session, out: Out, args: &Verify) -> anyhow::Result<bool
 
 /// The names that tell a bundle: told by these alone, so a damaged bundle is still one, and a
 /// folder that is none is not read through.
-fn names_below(dir: &Path) -> anyhow::Result<Vec<String>> {
+pub(crate) fn names_below(dir: &Path) -> anyhow::Result<Vec<String>> {
     let mut names = Vec::new();
     for (folder, prefix) in [(dir.to_owned(), ""), (dir.join("journal"), "journal/")] {
         if !folder.is_dir() {

@@ -105,13 +105,9 @@ fn election(log: &dyn Log, end: u64) -> Result<u64, LogError> {
     first_where(end, |seq| Ok(batch_of(log, seq)?.is_some_and(|it| it.header.epoch == epoch)))
 }
 
-/// The batch that holds `seq`; `None` where it is no longer kept.
+/// The batch that holds `seq`.
 fn batch_of(log: &dyn Log, seq: u64) -> Result<Option<Batch>, LogError> {
-    match log.read(seq, 1) {
-        Ok(batches) => Ok(batches.into_iter().next()),
-        Err(LogError::Expired { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(log.read(seq, 1)?.into_iter().next())
 }
 
 #[cfg(test)]

@@ -3,22 +3,21 @@
 //! No repair touches a directory on which a node runs, and none deletes what only it holds: a
 //! damaged journal and an overridden head record are set aside under another name.
 
+mod journal;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use ledger::ChainVerifier;
-use ledger::bundle::{self, Files, Policy};
 use schemas::envelope::reference;
 use schemas::event::ConfigKind;
 use serde_json::json;
 use state::embedded::{EmbeddedLog, Part};
-use state::{Append, Changes, HeadRecord, Log as _};
+use state::{HeadRecord, Log as _};
 
 use crate::cli::{Form, Repair, act};
 use crate::engine::wall_now;
-use crate::evidence;
 use crate::node::{PARTITION, activation, head_record_of, take_office};
 use crate::out::Out;
 use crate::session::Session;
@@ -56,7 +55,9 @@ pub fn run(session: &Session, out: Out, command: &Repair) -> anyhow::Result<bool
             });
             Ok(true)
         }
-        Repair::Journal { from } => journal(session, out, from),
+        Repair::Journal { from, accept_loss } => {
+            journal::anew(session, out, from.as_deref(), *accept_loss)
+        }
         Repair::Head { reason } => head(session, out, reason),
     }
 }
@@ -157,60 +158,6 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 fn remove(path: &Path) -> anyhow::Result<()> {
     if path.exists() {
         fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
-    }
-    Ok(())
-}
-
-/// Makes the journal anew from an export that verifies. State is folded with the next start, and
-/// telemetry is gone: what it led to is in the chain.
-fn journal(session: &Session, out: Out, from: &Path) -> anyhow::Result<bool> {
-    refuse_while_running(session)?;
-    let files = evidence::read_files(from)?;
-    let report = bundle::verify(&files, &Policy::default());
-    if !report.holds() {
-        out.error("does_not_verify", &format!("{} does not verify", from.display()));
-        return Ok(false);
-    }
-    let (data, layout) = (session.data(), session.layout());
-    let id = fs::read_to_string(layout.deployment()).unwrap_or_default();
-    let origin = report.deployment.as_str();
-    if !id.is_empty() && id.trim() != origin {
-        bail!("{} is of deployment {origin}, not of {}", from.display(), id.trim());
-    }
-    let aside = data.join("journal.damaged");
-    if aside.exists() {
-        bail!("{} is there from an earlier repair; move it away first", aside.display());
-    }
-    fs::rename(layout.journal(), &aside)
-        .with_context(|| format!("setting {} aside", layout.journal().display()))?;
-    append_all(data, origin, &files)?;
-    EmbeddedLog::repair(data, Part::State)?;
-    EmbeddedLog::repair(data, Part::Telemetry)?;
-    out.line(&format!(
-        "{} entries are back; the damaged journal lies in {}",
-        report.n_entries,
-        aside.display()
-    ));
-    Ok(true)
-}
-
-fn append_all(data: &Path, deployment: &str, files: &Files) -> anyhow::Result<()> {
-    let log = EmbeddedLog::open(data, deployment, PARTITION)?;
-    let mut walk = ChainVerifier::new(deployment, PARTITION);
-    // Names sort by their first sequence.
-    for (name, bytes) in files.iter().filter(|(name, _)| name.ends_with(".batches")) {
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            let (batch, after) = walk
-                .next(rest)
-                .map_err(|it| anyhow::anyhow!("{it}"))
-                .with_context(|| format!("reading {name}"))?;
-            let expected = log.head()?;
-            match log.append(&expected, &batch, &Changes::default())? {
-                Append::Appended(_) => rest = after,
-                Append::Lost(_) => bail!("another process appends to {}", data.display()),
-            }
-        }
     }
     Ok(())
 }

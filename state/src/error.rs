@@ -94,14 +94,6 @@ pub enum LogError {
         /// How it was noticed.
         why: String,
     },
-    /// The position lies before what is still kept.
-    #[error("entry {asked} is no longer kept; the journal begins at {first}")]
-    Expired {
-        /// The position asked for.
-        asked: u64,
-        /// The first one that is kept.
-        first: u64,
-    },
     /// The data directory belongs to another deployment or partition, or to another format.
     #[error("{dir} holds {found}, not {expected}", dir = .dir.display())]
     Foreign {
@@ -178,11 +170,11 @@ impl From<Damage> for LogError {
 pub(crate) const REPAIR_STATE: &str =
     "nothing is lost, `healwright repair state` folds it again from the journal";
 /// What repairs what only the journal holds.
-pub(crate) const REPAIR_JOURNAL: &str = "entries before it are intact, `healwright repair \
-     journal --from BUNDLE` puts back what an export holds";
+pub(crate) const REPAIR_JOURNAL: &str = "`healwright repair journal` keeps what can be read and \
+     says what is lost, and with `--from BUNDLE` an export fills the gap";
 /// What repairs a directory whose files cannot be opened.
-pub(crate) const REPAIR_DATABASE: &str = "nothing was changed, `healwright repair journal \
-     --from BUNDLE` makes the directory anew from an export";
+pub(crate) const REPAIR_DATABASE: &str = "nothing was changed, `healwright repair journal` keeps \
+     what can be read and says what is lost, and with `--from BUNDLE` an export fills the gap";
 /// What repairs a directory whose table of contents is lost.
 pub(crate) const REPAIR_CONTENTS: &str = "nothing is lost while the other files are there, \
      `healwright repair database` writes it anew";

@@ -72,7 +72,7 @@ pub trait Log: Send + Sync {
     /// `from_seq` is the end, then as many as fit in `bytes_max` of stored bytes.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`] names the entry; [`LogError::Expired`] when it is no longer kept.
+    /// [`LogError::Corrupt`] names the entry.
     fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError>;
 
     /// Puts `batch` at the end of the chain if that is still `expected`.

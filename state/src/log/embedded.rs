@@ -24,6 +24,7 @@ mod options;
 mod quarantine;
 mod reader;
 mod repair;
+mod salvage;
 mod syncing;
 mod tables;
 mod wal;
@@ -33,6 +34,7 @@ pub use quarantine::Quarantined;
 pub(crate) use quarantine::{encode_quarantined, encode_quarantined_within};
 pub use reader::Reader;
 pub use repair::Part;
+pub use salvage::Salvage;
 
 use std::fs::{self, DirBuilder, File};
 use std::io;

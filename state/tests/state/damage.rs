@@ -382,6 +382,8 @@ fn a_table_of_contents_is_not_written_where_something_would_be_lost() {
     assert!(!current.exists(), "a part of the journal is missing");
     fs::remove_file(manifest).unwrap();
     let error = EmbeddedLog::repair_contents(&dir).unwrap_err();
-    assert!(error.to_string().contains("repair journal --from BUNDLE"), "{error}");
-    assert!(!current.exists() && !dir.join("journal.tried").exists());
+    assert!(error.to_string().contains("`--from BUNDLE`"), "{error}");
+    let left = fs::read_dir(&dir).unwrap().flatten().map(|it| it.file_name());
+    let tried = left.filter(|it| it.to_string_lossy().starts_with("journal.tried")).count();
+    assert!(!current.exists() && tried == 0);
 }

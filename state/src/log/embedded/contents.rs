@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lock::Lock;
 use super::tables::journal_dir;
@@ -62,7 +63,7 @@ fn manifests(journal: &Path) -> Result<Vec<String>, LogError> {
 
 /// Whether everything holds under `manifest`.
 fn try_out(dir: &Path, journal: &Path, manifest: &str) -> Result<(), LogError> {
-    let tried = Tried::make(dir, journal, manifest)?;
+    let tried = Tried::make(dir, journal, Some(manifest))?;
     let reader = reader::check(&tried.0)?;
     let tables = &reader.tables;
     let listed = tables.db.live_files().map_err(|error| damage::unopenable(journal, &error))?;
@@ -77,21 +78,35 @@ fn try_out(dir: &Path, journal: &Path, manifest: &str) -> Result<(), LogError> {
 
 /// A directory beside the database whose files are links to its, with a table of contents of its
 /// own; it goes away with its owner.
-struct Tried(PathBuf);
+pub(super) struct Tried(PathBuf);
 
 impl Tried {
-    fn make(dir: &Path, journal: &Path, manifest: &str) -> Result<Self, LogError> {
-        let tried = Tried(dir.join("journal.tried"));
+    /// Links to the files of `journal`; `manifest` is the one that its table of contents names.
+    pub(super) fn make(
+        dir: &Path,
+        journal: &Path,
+        manifest: Option<&str>,
+    ) -> Result<Self, LogError> {
+        static N: AtomicU64 = AtomicU64::new(0);
+        let n = N.fetch_add(1, Ordering::Relaxed);
+        let tried = Tried(dir.join(format!("journal.tried.{n}")));
         tried.remove();
-        let links = journal_dir(&tried.0);
+        let links = tried.journal();
         make_dir(&links)?;
         for name in names(journal)?.into_iter().filter(|it| it != CURRENT && it != "LOCK") {
             let link = links.join(&name);
             fs::hard_link(journal.join(&name), &link)
                 .map_err(|error| LogError::io("link", &link, error))?;
         }
-        write_current(&links.join(CURRENT), manifest)?;
+        if let Some(manifest) = manifest {
+            write_current(&links.join(CURRENT), manifest)?;
+        }
         Ok(tried)
+    }
+
+    /// Where the links lie.
+    pub(super) fn journal(&self) -> PathBuf {
+        journal_dir(&self.0)
     }
 
     fn remove(&self) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rocksdb::{DB, Error, ErrorKind};
 
 use super::options::{JOURNAL, META, STATE, TELEMETRY};
-use super::repair::owner_of;
+use super::repair::{owner_of, unreadable_table};
 use super::wal;
 use crate::LogError;
 use crate::error::{
@@ -110,9 +110,12 @@ pub(crate) fn unopenable(journal: &Path, error: &Error) -> LogError {
     }
     let file = match file_in(&why) {
         Some(name) if name.ends_with(".sst") => return table(journal, &name, why),
-        // RocksDB blames the manifest also when it does not know which file it listed is bad.
+        // RocksDB blames the manifest also when it does not say which file it listed is bad.
         Some(name) if name.starts_with("MANIFEST-") && !why.contains("checksum mismatch") => {
-            format!("{name} or a table file that it lists")
+            match unreadable_table(journal) {
+                Some(name) => return table(journal, &name, why),
+                None => format!("{name} or a table file that it lists"),
+            }
         }
         Some(name) => name,
         None => match wal::damaged(journal) {

@@ -8,8 +8,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rocksdb::DB;
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use schemas::{Batch, Head};
 
 use super::options::{self, STATE};
@@ -45,8 +48,6 @@ impl Reader {
             }
         }
         let last = Reader::try_open(dir, &journal);
-        // A secondary passes over files that it cannot open and then misses what they hold; an
-        // ordinary opening names them.
         last.or_else(|error| check(dir).and(Err(error)))
     }
 
@@ -95,7 +96,16 @@ impl Reader {
     /// # Errors
     /// [`LogError::Corrupt`] names the entry.
     pub fn read(&self, from_seq: u64, bytes_max: usize) -> Result<Vec<Batch>, LogError> {
-        self.tables.read(from_seq, bytes_max, &self.head()?)
+        self.tables.read(from_seq, bytes_max, &self.head()?).map_err(|error| self.named(error))
+    }
+
+    /// A secondary passes over files that it cannot open and then misses what they hold; an
+    /// ordinary opening names them.
+    fn named(&self, error: LogError) -> LogError {
+        match check(&self.tables.dir) {
+            Err(named @ LogError::Corrupt { .. }) => named,
+            _ => error,
+        }
     }
 
     /// Telemetry, as [`crate::Log::take`].
@@ -160,6 +170,12 @@ impl Store for Reader {
     }
 }
 
+/// How the names of such folders begin; the process and a number follow.
+const SCRATCH: &str = "healwright-reader-";
+
+/// One that is younger is left where it is.
+const LEFT_FOR: Duration = Duration::from_secs(3600);
+
 /// A temporary folder that goes away with its owner.
 pub(super) struct Scratch(pub(super) PathBuf);
 
@@ -167,10 +183,30 @@ impl Scratch {
     pub(super) fn new() -> Result<Self, LogError> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("healwright-reader-{}-{n}", std::process::id());
+        let name = format!("{SCRATCH}{}-{n}", std::process::id());
         let path = std::env::temp_dir().join(name);
+        if n == 0 {
+            sweep();
+        }
         make_dir(&path)?;
         Ok(Scratch(path))
+    }
+}
+
+/// Removes what readers have left behind that were killed. Folders of other users stay theirs.
+fn sweep() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|it| it.strip_prefix(SCRATCH));
+        let pid = rest.and_then(|it| it.split('-').next()?.parse().ok()).and_then(Pid::from_raw);
+        let is_gone = pid.is_some_and(|it| test_kill_process(it) == Err(Errno::SRCH));
+        // A process in another container is not seen from here.
+        let made = entry.metadata().and_then(|it| it.modified()).ok();
+        let is_old = made.and_then(|it| it.elapsed().ok()).is_some_and(|it| LEFT_FOR < it);
+        if is_gone && is_old {
+            // Whoever else sweeps may have been faster.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -68,12 +68,26 @@ impl EmbeddedLog {
 /// be opened because of that file. Nothing in the directory is changed.
 pub(crate) fn owner_of(journal: &Path, file: &str) -> Option<(String, Vec<u8>)> {
     let scratch = Scratch::new().ok()?;
+    let files = open_despite_damage(journal, &scratch)?.live_files().ok()?;
+    let found = files.into_iter().find(|it| it.name.trim_start_matches('/') == file)?;
+    Some((found.column_family_name, found.start_key.unwrap_or_default()))
+}
+
+/// The first table file that cannot be opened, for a database that does not say which. Nothing in
+/// the directory is changed.
+pub(crate) fn unreadable_table(journal: &Path) -> Option<String> {
+    let scratch = Scratch::new().ok()?;
+    let db = open_despite_damage(journal, &scratch)?;
+    let found = db.live_files().ok()?.into_iter().find(|it| {
+        let (family, first) = (db.cf_handle(&it.column_family_name), it.start_key.as_ref());
+        family.zip(first).is_some_and(|(family, key)| db.get_pinned_cf(family, key).is_err())
+    });
+    found.map(|it| it.name.trim_start_matches('/').to_owned())
+}
+
+fn open_despite_damage(journal: &Path, scratch: &Scratch) -> Option<DB> {
     let mut database = options::database();
     database.set_paranoid_checks(false);
     database.set_db_log_dir(&scratch.0);
-    let families = options::families();
-    let db = DB::open_cf_descriptors_read_only(&database, journal, families, false).ok()?;
-    let files = db.live_files().ok()?;
-    let found = files.into_iter().find(|it| it.name.trim_start_matches('/') == file)?;
-    Some((found.column_family_name, found.start_key.unwrap_or_default()))
+    DB::open_cf_descriptors_read_only(&database, journal, options::families(), false).ok()
 }

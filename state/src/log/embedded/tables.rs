@@ -164,6 +164,11 @@ impl Tables {
         let place = Place { family: META, key: Some(KEY_HEAD) };
         let wrong = |why: &str| Err(place.damaged(&self.db, why));
         let last = self.last(JOURNAL)?;
+        // A file of the journal that could not be opened takes its entries along without a word.
+        if self.first(JOURNAL)?.is_some_and(|first| first != 0) {
+            let place = Place { family: JOURNAL, key: Some(&0u64.to_be_bytes()) };
+            return Err(place.damaged(&self.db, "the journal's beginning is missing"));
+        }
         let Some(first_seq) = last else {
             let empty = *head == Head::genesis(&head.deployment, head.partition);
             return if empty { Ok(()) } else { wrong("the journal holds no batch") };
@@ -299,16 +304,11 @@ impl Tables {
         iterator.seek_for_prev(key);
         iterator.status().map_err(|error| place.unreadable(&self.db, &error))?;
         let found = iterator.key().and_then(|key| key.try_into().ok()).map(u64::from_be_bytes);
-        if let Some(first_seq) = found {
-            return Ok(first_seq);
-        }
-        match self.first(JOURNAL)? {
-            Some(first) => Err(LogError::Expired { asked: seq, first }),
-            None => Err(place.damaged(&self.db, "the journal is empty")),
-        }
+        found.ok_or_else(|| place.damaged(&self.db, "nothing stands there or before it"))
     }
 
-    fn batch(&self, first_seq: u64) -> Result<Batch, LogError> {
+    /// The batch that begins at `first_seq`.
+    pub(crate) fn batch(&self, first_seq: u64) -> Result<Batch, LogError> {
         let key = first_seq.to_be_bytes();
         let place = Place { family: JOURNAL, key: Some(&key) };
         let value = self.get(JOURNAL, &key)?;
