@@ -25,6 +25,7 @@ struct Finding {
 pub fn run(session: &Session, out: Out) -> anyhow::Result<bool> {
     let findings = [
         data_directory(session.data()),
+        disk(session.data()),
         node(session),
         sandbox(),
         python(),
@@ -44,7 +45,7 @@ pub fn run(session: &Session, out: Out) -> anyhow::Result<bool> {
         return Ok(ok);
     }
     for it in &findings {
-        let mark = if it.ok { "● ok     " } else { "▲ missing" };
+        let mark = if it.ok { "● ok     " } else { "▲ not ok " };
         out.line(&format!("{mark}  {:<14} {}", it.name, it.what));
         if !it.ok {
             out.line(&format!("           {:<14} {}", "", it.without));
@@ -64,13 +65,39 @@ fn data_directory(data: &Path) -> Finding {
     }
 }
 
+/// The journal's write-ahead log alone may take this much before it is written into tables.
+const DISK_BYTES_MIN: u64 = 256 * 1024 * 1024;
+
+fn disk(data: &Path) -> Finding {
+    // Before the first start, where it will be made.
+    let there = data.ancestors().find(|it| it.exists()).unwrap_or(data);
+    let free = rustix::fs::statvfs(there).map(|it| it.f_bavail.saturating_mul(it.f_frsize));
+    let (ok, what) = match free {
+        Ok(free) => (free >= DISK_BYTES_MIN, format!("{} MiB free for it", free / 1024 / 1024)),
+        Err(error) => (false, format!("its free space cannot be told ({error})")),
+    };
+    Finding {
+        name: "disk",
+        ok,
+        what,
+        without: "a node that cannot write stands still and heals nothing. Make room",
+    }
+}
+
 fn node(session: &Session) -> Finding {
     let running = session.running();
-    let what = running.map_or_else(
-        || "none runs here".to_owned(),
-        |it| format!("runs as pid {} at http://{}/", it.pid, it.http),
-    );
-    Finding { name: "node", ok: true, what, without: "" }
+    let still = running.as_ref().and_then(|it| session.standing_still(it));
+    let what = match (&running, &still) {
+        (None, _) => "none runs here".to_owned(),
+        (Some(it), None) => format!("runs as pid {} at http://{}/", it.pid, it.http),
+        (Some(it), Some(why)) => format!("runs as pid {} and stands still: {why}", it.pid),
+    };
+    Finding {
+        name: "node",
+        ok: still.is_none(),
+        what,
+        without: "nothing is healed and no change is journaled while it stands still",
+    }
 }
 
 fn sandbox() -> Finding {

@@ -62,6 +62,12 @@ pub enum EngineError {
         /// The panic's message.
         message: String,
     },
+    /// The partition has stopped, and nothing is journaled until the node is started again.
+    #[error("the partition has stopped: {why}")]
+    Stopped {
+        /// What stopped it.
+        why: String,
+    },
     /// Another process has taken the chain over.
     #[error("another owner appended {place}; this process has stepped down")]
     Superseded {

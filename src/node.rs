@@ -207,7 +207,9 @@ impl Node {
         let projection = Projection::follow(&parts);
         measure(&config, &parts, &deployment, &started, &values)?;
         let activator = operator.map(|key| Activator::new(parts.clone(), key));
-        activate(activator.clone(), &config).await?;
+        // Why the partition stands still tells more than that it does.
+        let stands_still = |error| parts.stopped().map_or(error, |why| anyhow::anyhow!(why));
+        activate(activator.clone(), &config).await.map_err(stands_still)?;
         let registrar = Registrar { activator: activator.clone(), requests };
         for part in parts.all() {
             dispatch::listen(&layout, part, registrar.clone(), link.clone(), &deployment)?;

@@ -16,6 +16,7 @@
 
 mod untold;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -35,12 +36,15 @@ use crate::words;
 
 /// A receiver that does not answer within this time has failed.
 const WITHIN: Duration = Duration::from_secs(5);
+/// Between two tries to tell that the partition stands still.
+const STOP_PAUSE: Duration = Duration::from_secs(10);
 
 /// Follows the journal and tells people of each escalation that nobody was told of.
 pub fn follow(engine: &Handle, targets: Escalation) {
     if targets == Escalation::default() {
         return;
     }
+    tokio::spawn(tell_stops(engine.clone(), targets.clone()));
     let engine = engine.clone();
     tokio::spawn(async move {
         match Teller::new(engine, targets).await {
@@ -119,6 +123,32 @@ async fn attempt(engine: &Handle, waiting: &mut Waiting, targets: &Escalation) {
     }
 }
 
+/// Tells people that the partition stands still, whenever it comes to that. It journals nothing
+/// then, not even this, so it is told by each node on which it stands still, and not recorded.
+async fn tell_stops(engine: Handle, targets: Escalation) {
+    let mut moved = engine.follow();
+    loop {
+        let Ok(why) = moved.wait_for(|it| it.stopped.is_some()).await.map(|it| it.stopped.clone())
+        else {
+            return;
+        };
+        let host = crate::keys::host_name();
+        let message = json!({
+            "schema": "healwright.stopped.v1",
+            "text": format!("Healwright on {host} stands still: {}", why.unwrap_or_default()),
+            "at": wall_now(),
+        });
+        let (mut took, mut failure) = (BTreeSet::new(), String::new());
+        let given_up = wall_now() + TRIED_FOR;
+        while !deliver(&targets, &mut took, &mut failure, &message).await && wall_now() < given_up {
+            tokio::time::sleep(STOP_PAUSE).await;
+        }
+        if moved.wait_for(|it| it.stopped.is_none()).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Whether every target has taken it.
 async fn tell(waiting: &mut Waiting, targets: &Escalation) -> bool {
     let Ok(event) = waiting.entry.event() else {
@@ -126,7 +156,18 @@ async fn tell(waiting: &mut Waiting, targets: &Escalation) -> bool {
         return false;
     };
     let message = message(&waiting.entry, &event);
-    let (wants, took) = (targets.clone(), waiting.took.clone());
+    deliver(targets, &mut waiting.took, &mut waiting.failure, &message).await
+}
+
+/// Tells the targets that have not taken `message`; whether every one has now, and the last
+/// failure.
+async fn deliver(
+    targets: &Escalation,
+    taken: &mut BTreeSet<&'static str>,
+    failure: &mut String,
+    message: &Value,
+) -> bool {
+    let (wants, took, message) = (targets.clone(), taken.clone(), message.clone());
     let told = tokio::task::spawn_blocking(move || {
         let mut told = Vec::new();
         if let Some(url) = wants.webhook.filter(|_| !took.contains("webhook")) {
@@ -138,18 +179,18 @@ async fn tell(waiting: &mut Waiting, targets: &Escalation) -> bool {
         told
     });
     let Ok(told) = told.await else {
-        waiting.failure = "telling was cut short".to_owned();
+        *failure = "telling was cut short".to_owned();
         return false;
     };
     let mut all = true;
     for (target, outcome) in told {
         if let Err(error) = outcome {
             metrics::counter!("healwright_notifications_failed_total").increment(1);
-            tracing::warn!(target, %error, "an escalation could not be delivered");
-            waiting.failure = format!("{target}: {error:#}");
+            tracing::warn!(target, %error, "people could not be told");
+            *failure = format!("{target}: {error:#}");
             all = false;
         } else {
-            waiting.took.insert(target);
+            taken.insert(target);
         }
     }
     all

@@ -65,7 +65,8 @@ impl Projection {
                 reader.read(&*log, partition, next, &mut recent)
             });
             if let Ok(Err(error)) = read.await {
-                tracing::error!(%error, "the projection cannot read the journal");
+                // Nobody can be shown what stands there, and nothing may rest on it.
+                engine.condemn(&error.to_string());
                 return;
             }
             let n_entries = self.model().n_entries();

@@ -326,6 +326,21 @@ impl Session {
         Some(running)
     }
 
+    /// Why the running node does nothing, if so: what it says of itself.
+    pub fn standing_still(&self, running: &Running) -> Option<String> {
+        let agent = crate::client::agent(None, std::time::Duration::from_secs(2)).ok()?;
+        let asked = agent.get(format!("http://{}/readyz", running.http)).call();
+        let mut answer = match asked {
+            Ok(answer) => answer,
+            Err(error) => return Some(format!("it does not answer at {}: {error}", running.http)),
+        };
+        let text = answer.body_mut().read_to_string().unwrap_or_default();
+        let body: Value = serde_json::from_str(&text).unwrap_or_default();
+        // Where a door asks for names or tokens, its refusal says nothing of the engine.
+        let why = body["error"]["message"].as_str().filter(|_| answer.status().as_u16() == 503);
+        why.map(str::to_owned)
+    }
+
     /// Posts `body` to the running node.
     ///
     /// # Errors

@@ -115,7 +115,7 @@ fn no_secret_in_any_event() {
     kill_process(web::process_of(home.path()).unwrap(), Signal::KILL).unwrap();
     until("the webhook was tried and did not answer", || {
         let said = fs::read_to_string(home.path().join("said")).unwrap();
-        said.contains("an escalation could not be delivered").then_some(())
+        said.contains("people could not be told").then_some(())
     });
 
     let mut said: Vec<(String, Vec<u8>)> = Vec::new();

@@ -20,9 +20,11 @@ pub fn status(session: &Session, out: Out) -> anyhow::Result<bool> {
     let heads = session.signed_heads()?;
     let projection = session.projection()?;
     let running = session.running();
+    let still = running.as_ref().and_then(|it| session.standing_still(it));
     if out.form == super::Form::Json {
         let mut status = projection.status();
         status["running"] = json!(running.is_some());
+        status["stopped"] = json!(still);
         status["address"] = json!(running.as_ref().map(|it| it.http.clone()));
         status["verified_head"] = json!(heads.get(&PARTITION).map(|(size, _)| size));
         for partition in status["partitions"].as_array_mut().into_iter().flatten() {
@@ -33,7 +35,10 @@ pub fn status(session: &Session, out: Out) -> anyhow::Result<bool> {
         out.json(&status);
     } else {
         let model = projection.model();
-        out.line(&sentence(&model, running.is_some()));
+        match &still {
+            Some(why) => out.line(&format!("■ The node stands still and heals nothing: {why}")),
+            None => out.line(&sentence(&model, running.is_some())),
+        }
         out.line("");
         let numbers = model.partitions.keys();
         let heads = numbers.map(|it| (*it, heads.get(it).cloned())).collect::<Vec<_>>();
@@ -54,7 +59,7 @@ pub fn status(session: &Session, out: Out) -> anyhow::Result<bool> {
     }
     let model = projection.model();
     let well = model.services.values().all(|it| it.health() != Health::Red);
-    Ok(well && model.mode().is_some_and(|it| it.mode.allows_action()))
+    Ok(well && still.is_none() && model.mode().is_some_and(|it| it.mode.allows_action()))
 }
 
 /// The status as a sentence.

@@ -16,7 +16,7 @@ use schemas::{Actor, ActorKind, Place};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::engine::{Input, LEASE, fold};
+use crate::engine::{EngineError, Input, LEASE, fold};
 use crate::http::api::problem;
 use crate::node::parts::Part;
 
@@ -57,9 +57,9 @@ pub async fn command(parts: &[Part], command: &FreezeCommand) -> Response {
             Err(it) => refused.push((part.number, it)),
         }
     }
-    let is_frozen = |it: &(u32, Refusal)| it.1.0 == StatusCode::CONFLICT;
-    // Frozen already in some partitions and now in the others is frozen.
-    if let Some(first) = done.first().filter(|_| refused.iter().all(is_frozen)) {
+    let is_so = |it: &(u32, Refusal)| it.1.0 == StatusCode::CONFLICT;
+    // So already in some partitions and now in the others is so in all.
+    if let Some(first) = done.first().filter(|_| refused.iter().all(is_so)) {
         return acknowledge(first, &done, command);
     }
     let worst = refused.iter().max_by_key(|it| it.1.0);
@@ -130,7 +130,14 @@ async fn one(part: Part, command: FreezeCommand) -> Result<Acknowledged, Refusal
     let input = Input::new(actor, command.scope.clone(), command.clone());
     let sent = tokio::time::timeout(WITHIN, part.engine.submit(&input)).await;
     let sent = sent.map_err(|_| unavailable("not_journaled", "the journal does not answer"))?;
-    let sent = sent.map_err(|error| unavailable("not_journaled", &error.to_string()))?;
+    let sent = sent.map_err(|error| {
+        if matches!(error, EngineError::Stopped { .. }) {
+            // Every lease has an end, and none is granted by what stands still.
+            let why = format!("{error}; nothing is started while it stands still");
+            return unavailable("stopped", &why);
+        }
+        unavailable("not_journaled", &error.to_string())
+    })?;
     let Ok(Ok(answer)) = tokio::time::timeout(WITHIN, sent.answer).await else {
         let why = "the command was sent and the journal has not confirmed it; whether it is in \
                    force is not known here";
@@ -159,10 +166,12 @@ async fn one(part: Part, command: FreezeCommand) -> Result<Acknowledged, Refusal
     }
     // Whoever froze it: that nothing starts any more is what is told, so it is waited for.
     let (confirmed, waited) = confirmed_or_waited(&part, epoch, read_linked).await;
-    let unchanged = before.and_then(|it| it.mode) == Some((mode, epoch));
-    if wanted && unchanged {
-        let why = "frozen already".to_owned();
-        return Err(Refusal(StatusCode::CONFLICT, "already_frozen", why));
+    if before.and_then(|it| it.mode) == Some((mode, epoch)) {
+        let (code, why) = match wanted {
+            true => ("already_frozen", "frozen already"),
+            false => ("not_frozen", "nothing is frozen"),
+        };
+        return Err(Refusal(StatusCode::CONFLICT, code, why.to_owned()));
     }
     let place = Place { partition: part.number, seq: answer.seq };
     Ok(Acknowledged { place, mode_epoch: epoch, confirmed, waited })

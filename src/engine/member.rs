@@ -8,9 +8,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 use schemas::Head;
 use state::kafka::KafkaLog;
 use state::kafka::group::Membership;
@@ -88,7 +88,7 @@ impl Member {
                 // What others appended cannot be folded, or is not the chain that was read:
                 // nothing is decided here any more, and a person is told.
                 shared.seat.send_modify(|seat| seat.here = false);
-                shared.halt(&error);
+                shared.halt_for_good(&error.to_string());
                 return;
             }
         }

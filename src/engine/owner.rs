@@ -421,6 +421,11 @@ impl Owner {
         true
     }
 
+    /// Whether the partition stands still at an input whose fold panicked.
+    pub fn is_halted(&self) -> bool {
+        self.halted.is_some()
+    }
+
     /// Signs and begins to append; `None` when another batch came first. On `Appended` the state
     /// that was written with the batch becomes the state.
     fn append(&mut self, draught: Draught, epoch: u64) -> Result<Option<Arc<Batch>>, EngineError> {

@@ -8,11 +8,11 @@
 mod answers;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use schemas::{Ns, Stream};
 use state::{Log, LogError, State};
 use tokio::sync::{oneshot, watch};
@@ -39,6 +39,8 @@ const QUEUE: usize = 4096;
 type Ask = Box<dyn FnOnce(&mut Owner) + Send>;
 type See = Box<dyn FnOnce(&mut State) + Send>;
 
+/// What the thread is to do. The channel drops what waits in it when the thread ends, so that who
+/// has asked is not left waiting.
 pub(super) enum Work {
     Input,
     Telemetry,
@@ -48,7 +50,7 @@ pub(super) enum Work {
 
 /// Wakes an engine that may not run yet: what a log calls when something has come in.
 #[derive(Clone, Default)]
-pub struct Bell(Arc<OnceLock<Sender<Work>>>);
+pub struct Bell(Arc<OnceLock<SyncSender<Work>>>);
 
 impl Bell {
     /// Has the engine look.
@@ -88,12 +90,14 @@ pub struct Moved {
     pub next_seq: u64,
     /// Why the partition stopped, if it did.
     pub stopped: Option<String>,
+    /// Whether it stays so until the process is started again.
+    pub for_good: bool,
 }
 
 pub(super) struct Shared {
     log: Arc<dyn Log>,
     pub(super) answers: Mutex<Answers>,
-    work: Sender<Work>,
+    work: SyncSender<Work>,
     pub(super) moved: watch::Sender<Moved>,
     pub(super) seat: watch::Sender<Seat>,
     pub(super) stop: AtomicBool,
@@ -118,7 +122,7 @@ impl Engine {
     /// # Errors
     /// The thread cannot be started.
     pub fn start(owner: Owner, log: Arc<dyn Log>) -> Result<Self, EngineError> {
-        let (work, todo) = bounded(QUEUE);
+        let (work, todo) = sync_channel(QUEUE);
         let next_seq = owner.head().next_seq;
         let shared = Shared::new(log, work, next_seq, false);
         let here = Seat { here: true, epoch: owner.head().epoch, endpoint: String::new() };
@@ -135,7 +139,7 @@ impl Engine {
     /// # Errors
     /// The thread cannot be started.
     pub fn join(member: Member, bell: &Bell) -> Result<Self, EngineError> {
-        let (work, todo) = bounded(QUEUE);
+        let (work, todo) = sync_channel(QUEUE);
         let next_seq = member.next_seq()?;
         let shared = Shared::new(member.log(), work.clone(), next_seq, true);
         // A bell belongs to one engine; a second one would wake nobody.
@@ -188,6 +192,9 @@ impl Handle {
         if !self.0.is_shared {
             // Held while sending, so that the answer cannot come before the waiter is known.
             let mut answers = self.0.answers();
+            if let Some(why) = answers.closed() {
+                return Err(EngineError::Stopped { why });
+            }
             let position = self.0.log.send(stream, &[record])?.start;
             let answer = answers.wait((stream, position), client_id);
             drop(answers);
@@ -278,6 +285,19 @@ impl Handle {
         self.0.log.clone()
     }
 
+    /// Stops the partition for good: what its journal holds cannot be read, so nothing may be
+    /// decided on it.
+    pub fn condemn(&self, why: &str) {
+        self.0.halt_for_good(why);
+        self.0.stop.store(true, Ordering::SeqCst);
+        self.nudge(Work::Input);
+    }
+
+    /// Why the partition stands still, if it does.
+    pub fn stopped(&self) -> Option<String> {
+        self.0.moved.borrow().stopped.clone()
+    }
+
     /// Has the owner run a cycle now.
     pub fn wake(&self) {
         self.nudge(Work::Input);
@@ -302,12 +322,12 @@ pub fn wall_now() -> Ns {
 }
 
 impl Shared {
-    fn new(log: Arc<dyn Log>, work: Sender<Work>, next_seq: u64, is_shared: bool) -> Arc<Self> {
+    fn new(log: Arc<dyn Log>, work: SyncSender<Work>, next_seq: u64, is_shared: bool) -> Arc<Self> {
         Arc::new(Shared {
             log,
             answers: Mutex::new(Answers::new(is_shared)),
             work,
-            moved: watch::Sender::new(Moved { next_seq, stopped: None }),
+            moved: watch::Sender::new(Moved { next_seq, ..Moved::default() }),
             seat: watch::Sender::default(),
             stop: AtomicBool::new(false),
             newest: Mutex::default(),
@@ -320,9 +340,30 @@ impl Shared {
     }
 
     /// Says loudly that the partition stands still, and why.
-    pub(super) fn halt(&self, error: &EngineError) {
-        tracing::error!(%error, "the partition stopped");
-        self.moved.send_modify(|moved| moved.stopped = Some(error.to_string()));
+    pub(super) fn halt(&self, why: &str) {
+        self.stand_still(why, false);
+    }
+
+    /// As [`Shared::halt`], until the process is started again. On a shared log another process
+    /// may still journal what was sent, so who waits there goes on waiting.
+    pub(super) fn halt_for_good(&self, why: &str) {
+        self.stand_still(why, true);
+        if !self.is_shared {
+            self.answers().close(why);
+        }
+    }
+
+    fn stand_still(&self, why: &str, for_good: bool) {
+        tracing::error!(error = why, "the partition stopped");
+        self.moved.send_modify(|moved| {
+            moved.stopped = Some(why.to_owned());
+            moved.for_good |= for_good;
+        });
+    }
+
+    /// The input that it stood still at is passed over.
+    fn goes_on(&self) {
+        self.moved.send_if_modified(|moved| !moved.for_good && moved.stopped.take().is_some());
     }
 }
 
@@ -339,7 +380,10 @@ impl Sent {
 fn run(shared: &Shared, todo: &Receiver<Work>, owner: &mut Owner) {
     let outcome = serve(shared, todo, owner, || true);
     if let Err(error) = outcome {
-        shared.halt(&error);
+        // Damage says itself what repairs it.
+        let damaged = matches!(&error, EngineError::Log(it) if it.damage().is_some());
+        let then = if damaged { "" } else { "; once that is mended, stop the node and start it" };
+        shared.halt_for_good(&format!("{error}{then}"));
         return;
     }
     if let Err(error) = owner.sign_head(wall_now(), true) {
@@ -362,7 +406,8 @@ pub(super) fn serve(
         wait(todo, owner, last_cycle);
         last_cycle = Instant::now();
         match cycles(shared, owner, &stopwatch) {
-            Err(error @ EngineError::Panicked { .. }) => shared.halt(&error),
+            Err(error @ EngineError::Panicked { .. }) => shared.halt(&error.to_string()),
+            Ok(()) if !owner.is_halted() => shared.goes_on(),
             outcome => outcome?,
         }
     }
@@ -375,7 +420,7 @@ fn wait(todo: &Receiver<Work>, owner: &mut Owner, last_cycle: Instant) {
     let until_signed = owner.heads().due_in(wall_now());
     let mut deadline = Instant::now() + until_due.min(until_signed);
     loop {
-        match todo.recv_deadline(deadline) {
+        match todo.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Work::Input) => return,
             Ok(Work::Telemetry) => deadline = deadline.min(last_cycle + SEAL_SPACING),
             Ok(Work::Ask(ask)) => ask(owner),

@@ -108,8 +108,14 @@ async fn journaled(
         tokio::time::timeout(ANSWER_WITHIN, sent.answer).await
     };
     let Ok(Ok(answer)) = answered else {
-        let why = "the journal has not confirmed the event; send it again with the same id";
-        return Err(unavailable("not_confirmed", why));
+        let again = "send it again with the same id";
+        return Err(match part.engine.stopped() {
+            Some(why) => unavailable("not_confirmed", &format!("{why}; once it runs, {again}")),
+            None => unavailable(
+                "not_confirmed",
+                &format!("the journal has not confirmed the event; {again}"),
+            ),
+        });
     };
     let place = schemas::envelope::reference(part.number, answer.seq);
     if let Some(reason) = answer.refused {
@@ -346,7 +352,9 @@ pub async fn metrics(State(app): State<App>) -> String {
 
 /// `GET /api/v1/status`.
 pub async fn status(State(app): State<App>) -> Json<Value> {
-    Json(app.0.projection.status())
+    let mut status = app.0.projection.status();
+    status["stopped"] = json!(app.0.parts.stopped());
+    Json(status)
 }
 
 /// Query of `GET /api/incidents`.

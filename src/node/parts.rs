@@ -67,6 +67,11 @@ impl Parts {
         &self.0[0]
     }
 
+    /// Why one of them stands still, if any does.
+    pub fn stopped(&self) -> Option<String> {
+        self.0.iter().find_map(|part| part.engine.stopped())
+    }
+
     /// The partition with this number.
     pub fn get(&self, number: u32) -> Option<&Part> {
         self.0.get(number as usize)

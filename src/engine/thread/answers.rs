@@ -24,6 +24,8 @@ struct Waiter {
 /// Waiting senders, and on a shared log the answers that nobody waited for yet.
 pub(in crate::engine) struct Answers {
     waiters: BTreeMap<Key, Waiter>,
+    /// Why nobody is answered any more, if so.
+    closed: Option<String>,
     keeps: bool,
     kept: BTreeMap<Key, Answer>,
     order: VecDeque<Key>,
@@ -31,7 +33,24 @@ pub(in crate::engine) struct Answers {
 
 impl Answers {
     pub(super) fn new(keeps: bool) -> Self {
-        Answers { waiters: BTreeMap::new(), keeps, kept: BTreeMap::new(), order: VecDeque::new() }
+        Answers {
+            waiters: BTreeMap::new(),
+            closed: None,
+            keeps,
+            kept: BTreeMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    /// Nothing is journaled from here on: who waits is told so now, and who comes later at once.
+    pub(super) fn close(&mut self, why: &str) {
+        self.closed.get_or_insert_with(|| why.to_owned());
+        self.waiters.clear();
+    }
+
+    /// Why nobody is answered any more, if so.
+    pub(super) fn closed(&self) -> Option<String> {
+        self.closed.clone()
     }
 
     /// Waits for the input at `key`.
