@@ -118,8 +118,8 @@ impl Config {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let bytes = match std::fs::read(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
-                "there is no file {}; `--config` names a TOML file, and without it everything is \
-                 as `healwright config show` says",
+                "there is no file {}; `--config` names a TOML file, and without one every key \
+                 has its default; `healwright config schema` lists them",
                 path.display()
             ),
             read => {

@@ -69,5 +69,6 @@ pub fn router(app: App) -> Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(axum::middleware::from_fn(gate::refusals))
         .layer(axum::middleware::from_fn_with_state(app.clone(), gate::host))
+        .layer(axum::middleware::from_fn(gate::unsniffed))
         .with_state(app)
 }

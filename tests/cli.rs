@@ -216,7 +216,7 @@ fn a_second_instance_is_refused_by_name_and_pid() {
 fn a_path_that_is_no_bundle_is_answered_with_a_sentence() {
     let home = Home::new();
     let nowhere = home.run(&["verify", "nowhere"]).expect(2).err;
-    assert!(nowhere.contains("nowhere is no bundle: a bundle is a directory"), "{nowhere}");
+    assert!(nowhere.contains("nowhere is no bundle: there is nothing there"), "{nowhere}");
     let tmp = home.run(&["verify", "tmp"]).expect(2).err;
     assert!(tmp.contains("tmp is no bundle: it holds neither"), "{tmp}");
     std::fs::write(home.path().join("tmp/manifest"), "a shopping list").unwrap();

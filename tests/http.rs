@@ -53,6 +53,43 @@ fn change(id: &str) -> Value {
     json!({ "id": id, "service": "shop", "kind": "deploy", "version": "1.1" })
 }
 
+/// Paths and bodies that the page shows under a heading `### POST path`.
+fn shown_on_the_page_of_the_api() -> Vec<(String, Value)> {
+    let page = include_str!("../docs/api.md");
+    let parts = page.split("\n### POST ").skip(1);
+    let shown = parts.filter_map(|part| {
+        let path = part.split_whitespace().next()?.trim_end_matches(',').to_owned();
+        let body = part.split("```json").nth(1)?.split("```").next()?;
+        Some((path, serde_json::from_str(body).unwrap()))
+    });
+    shown.collect()
+}
+
+#[test]
+fn what_the_page_of_the_api_shows_is_taken() {
+    let home = Home::new();
+    let node = home.up();
+    let shown = shown_on_the_page_of_the_api();
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    for (path, body) in shown {
+        let (status, answer) = post(&node, &path, "", &body);
+        assert!(matches!(status, 201 | 202), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn every_answer_says_what_it_is_also_where_nothing_is() {
+    let home = Home::new();
+    let node = home.up();
+    for path in ["/", "/healthz", "/readyz", "/metrics", "/style.css", "/nowhere", "/api/nowhere"] {
+        let (status, answer) = asked(&node, &format!("GET {path} HTTP/1.1"));
+        assert!(answer.to_lowercase().contains("x-content-type-options: nosniff"), "{answer}");
+        let is_there = !path.contains("nowhere");
+        assert_eq!(status, if is_there { 200 } else { 404 }, "{answer}");
+        assert!(is_there || answer.contains("\"not_found\""), "{answer}");
+    }
+}
+
 #[test]
 fn a_page_of_another_origin_can_neither_write_nor_load() {
     let home = Home::new();

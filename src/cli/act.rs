@@ -51,6 +51,13 @@ pub fn approve(
     if args.expect_digest.as_ref().is_some_and(|it| *it != digest) {
         bail!("the plan is {digest} and not the expected one; look again before you sign");
     }
+    let unseen = args.yes && args.expect_digest.is_none();
+    if unseen && verdict == ApprovalVerdict::Approve {
+        bail!(
+            "`--yes` signs a plan that nobody has looked at: add `--expect-digest {digest}` if \
+             that is the one you mean"
+        );
+    }
     if !args.yes && !confirm(&format!("sign {verdict} for this plan?"))? {
         out.remark("nothing was signed");
         return Ok(false);
@@ -221,14 +228,29 @@ pub(super) fn told(out: Out, answer: &serde_json::Value, sentence: &str) {
 
 /// Asks on a terminal; without one, `--yes` is required.
 pub(super) fn confirm(question: &str) -> anyhow::Result<bool> {
+    let answer = ask(&format!("{question} [y/N]"), "--yes")?;
+    Ok(matches!(answer.as_str(), "y" | "Y" | "yes"))
+}
+
+/// Asks for a reason on a terminal; without one, `--reason` is required.
+pub(super) fn ask_why(question: &str) -> anyhow::Result<String> {
+    let answer = ask(question, "--reason TEXT")?;
+    if answer.is_empty() {
+        bail!("no reason was given; nothing was signed");
+    }
+    Ok(answer)
+}
+
+/// The answer to `question`; `instead` is the flag that makes it needless.
+fn ask(question: &str, instead: &str) -> anyhow::Result<String> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        bail!("{question} There is no terminal to ask on: add --yes");
+        bail!("{question} There is no terminal to ask on: add {instead}");
     }
-    Out { form: Form::Table, quiet: false }.remark(&format!("{question} [y/N]"));
+    Out { form: Form::Table, quiet: false }.remark(question);
     let mut answer = String::new();
     stdin.lock().read_line(&mut answer).context("reading the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    Ok(answer.trim().to_owned())
 }
 
 /// An id that nobody else has.

@@ -15,6 +15,8 @@ use crate::{up, words};
 
 /// Journal records are read in runs of about this size.
 const READ_BYTES: usize = 4 * 1024 * 1024;
+/// Of one sentence shown in a list.
+const LINE_CHARS_MAX: usize = 1000;
 
 /// `healwright events`.
 #[derive(Debug, Subcommand)]
@@ -118,6 +120,7 @@ fn show(out: Out, entry: &Entry) {
         return;
     }
     let text = entry.event().map_or_else(|it| it.to_string(), |it| words::sentence(&it));
+    let text = shortened(&text);
     let envelope = &entry.envelope;
     let at = local_time(envelope.wall);
     out.line(&format!(
@@ -125,4 +128,15 @@ fn show(out: Out, entry: &Entry) {
         envelope.place().short(),
         envelope.kind.name()
     ));
+}
+
+/// A line is for reading: what is longer than a screen is told as JSON.
+fn shortened(text: &str) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(LINE_CHARS_MAX) {
+        None => text.into(),
+        Some((end, _)) => {
+            let more = text[end..].chars().count();
+            format!("{}… ({more} more characters; `-o json` shows all)", &text[..end]).into()
+        }
+    }
 }

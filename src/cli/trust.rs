@@ -28,9 +28,9 @@ pub enum Trust {
         /// Lift its latch on this service too
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
-        /// What was done about the cause, for the audit
+        /// What was done about the cause, for the audit; asked for where it is missing
         #[arg(long, value_name = "TEXT")]
-        reason: String,
+        reason: Option<String>,
         /// Do not ask
         #[arg(long)]
         yes: bool,
@@ -49,8 +49,12 @@ pub fn run(session: &Session, out: Out, command: &Trust) -> anyhow::Result<bool>
             Ok(true)
         }
         Trust::Vouch { playbook, service, reason, yes } => {
-            let word =
-                Vouch { service: service.clone().unwrap_or_default(), reason: reason.clone() };
+            let reason = match reason {
+                Some(reason) if reason.trim().is_empty() => bail!("`--reason` says nothing"),
+                Some(reason) => reason.clone(),
+                None => act::ask_why("What was done about the cause?")?,
+            };
+            let word = Vouch { service: service.clone().unwrap_or_default(), reason };
             vouch(session, out, playbook, &word, *yes)
         }
     }

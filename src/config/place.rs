@@ -12,7 +12,20 @@ pub(super) fn explain(name: &str, text: &str, error: &toml::de::Error) -> String
     let at = error.span().map_or(0, |span| span.start);
     let message = error.message();
     let near = unknown_field(message);
-    format!("{}: {message}{}", place(name, text, at), did_you_mean(near.as_deref()))
+    let hint = hint(message);
+    format!("{}: {message}{hint}{}", place(name, text, at), did_you_mean(near.as_deref()))
+}
+
+/// What would be right, where the parser says only what is wrong.
+fn hint(message: &str) -> &'static str {
+    let numbers = ["invalid float", "invalid integer", "invalid date", "invalid leading"];
+    if message.contains("socket address") {
+        "; an address and a port, as in `\"127.0.0.1:8080\"`"
+    } else if numbers.iter().any(|it| message.contains(it)) {
+        "; text stands in quotes, as in `\"127.0.0.1:8080\"`"
+    } else {
+        ""
+    }
 }
 
 /// What is wrong with a file that reads, at the key that the sentence names.
@@ -98,6 +111,8 @@ mod tests {
             ),
             ("\n[http]\nlisten = \"0.0.0.0:80\"\n", "hw.toml:3:1: `http.listen` can be"),
             ("[escalation]\nwebhook = \"ftp://x\"\n", "hw.toml:2:1: `escalation.webhook`"),
+            ("http.listen = 127.0.0.1:1\n", "hw.toml:1:20: invalid float, expected nothing; text"),
+            ("http.listen = \"1\"\n", "hw.toml:1:15: invalid socket address syntax; an address"),
             ("[escalation]\nca_file = \"x\"\n", "hw.toml:2:1: `escalation.ca_file` is given"),
             ("[kafka.tls]\ncert_file = \"a\"\n", "hw.toml:2:1: `kafka.tls.cert_file` and"),
             ("[schema_registry]\npassword_file = \"a\"\n", "hw.toml:2:1: `schema_registry.user"),

@@ -30,11 +30,10 @@ pub struct Gate {
 pub async fn refusals(uri: Uri, request: Request, next: Next) -> Response {
     let answer = next.run(request).await;
     let status = answer.status();
-    let is_json = answer
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|it| it.as_bytes().starts_with(b"application/json"));
-    if is_json || !status.is_client_error() || !uri.path().starts_with("/api/") {
+    // The API answers in JSON and the page in HTML; neither is the router's.
+    let kind = answer.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let is_ours = kind.starts_with(b"application/json") || kind.starts_with(b"text/html");
+    if is_ours || !status.is_client_error() {
         return answer;
     }
     let code = match status {
@@ -54,6 +53,15 @@ pub async fn refusals(uri: Uri, request: Request, next: Next) -> Response {
         told.headers_mut().insert(header::ALLOW, allowed.clone());
     }
     told
+}
+
+/// Has no browser take an answer for something else than it says.
+pub async fn unsniffed(request: Request, next: Next) -> Response {
+    let mut answer = next.run(request).await;
+    answer
+        .headers_mut()
+        .insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
 }
 
 /// Refuses a `Host` that is not this node's, so that a rebound DNS name cannot reach it.

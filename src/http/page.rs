@@ -79,15 +79,13 @@ pub fn routes() -> Router<App> {
 
 async fn asset(kind: &'static str, text: &'static str) -> Response {
     let kind = (header::CONTENT_TYPE, kind);
-    let sniff = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    ([kind, sniff, (header::CACHE_CONTROL, "max-age=300")], text).into_response()
+    ([kind, (header::CACHE_CONTROL, "max-age=300")], text).into_response()
 }
 
 fn page(status: StatusCode, body: String) -> Response {
     let mut response = (status, Html(body)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     // What is shown is true now; a page from a cache would say it of another time.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

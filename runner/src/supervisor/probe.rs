@@ -48,7 +48,12 @@ impl Target {
         if host.is_empty() || host.contains(['@', '#']) {
             return refuse("it names no plain host");
         }
-        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        // An address of version 6 in brackets has colons of its own.
+        let port = host.rsplit_once(':').map(|(_, port)| port).filter(|it| !it.ends_with(']'));
+        if port.is_some_and(|it| it.parse::<u16>().is_err()) {
+            return refuse("its port is no number up to 65535");
+        }
+        let has_port = port.is_some();
         let host = if has_port { host.to_owned() } else { format!("{host}:80") };
         let path = path.split('#').next().unwrap_or_default();
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };

@@ -94,16 +94,22 @@ const NAME_MAX: usize = 64;
 ///
 /// # Errors
 /// The rule that it breaks.
-pub fn check_name(name: &str) -> Result<(), &'static str> {
+pub fn check_name(name: &str) -> Result<(), String> {
     let allowed = |it: char| it.is_ascii_alphanumeric() || "._-".contains(it);
+    if let Some(other) = name.chars().find(|it| !allowed(*it) && *it != '/') {
+        return Err(format!(
+            "{other:?} does not belong into its name, which is made of letters a to z, digits and \
+             `._-`, with `/` between scopes"
+        ));
+    }
     let is_plain = |it: &str| !it.is_empty() && it.chars().all(allowed) && !it.starts_with('.');
     // Its scope stands before it: `prod-eu/shop/checkout`.
     if name.len() > NAME_MAX || !name.split('/').all(is_plain) {
-        return Err("its name is not made of plain words, with `/` between them");
+        return Err("its name is not made of plain words, with `/` between them".to_owned());
     }
     let first = name.split_once('/').map(|(first, _)| first);
     if first.is_some_and(|it| RESERVED.contains(&it)) {
-        return Err("its scope begins with `commit`, `env` or `route`, as operations do");
+        return Err("its scope begins with `commit`, `env` or `route`, as operations do".to_owned());
     }
     Ok(())
 }
@@ -115,7 +121,7 @@ impl ServiceSpec {
     /// [`Error::Refused`] with the rule that is broken.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |why: &str| Err(Error::refused(format!("service {:?}", self.name), why));
-        check_name(&self.name).or_else(refuse)?;
+        check_name(&self.name).or_else(|why| refuse(&why))?;
         if self.command.first().is_none_or(String::is_empty) {
             return refuse("it has no command");
         }
