@@ -21,9 +21,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
-use state::Log;
 use state::embedded::EmbeddedLog;
 use state::kafka::Cluster;
+use state::{Log, Store as _};
 use tokio::net::TcpListener;
 use topologies::config::Service;
 use topologies::profile::Profile;
@@ -50,6 +50,9 @@ use crate::{fanout, gauges, notify, observe};
 pub const PARTITION: u32 = 0;
 /// Name under which the operator's key is registered.
 pub const OPERATOR: &str = "operator";
+
+/// Entries that a start folds within a part of a second.
+const FOLDED_QUIETLY_MAX: u64 = 5_000;
 
 /// Where a node's log lies.
 #[derive(Clone, Debug)]
@@ -140,6 +143,10 @@ pub fn open(
     layout::remember_head_record(&layout, config.head_record.as_deref())?;
     let record =
         config.head_record.clone().unwrap_or_else(|| head_record_default(deployment, PARTITION));
+    let behind = log.head()?.next_seq.saturating_sub(log.position()?);
+    if behind > FOLDED_QUIETLY_MAX {
+        tracing::warn!(entries = behind, "the state is folded anew before anything is answered");
+    }
     let owner = take_office(&layout, log.clone(), identity, endpoint, &record)?;
     Ok((owner, log))
 }

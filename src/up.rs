@@ -180,6 +180,10 @@ impl Stop {
     /// # Errors
     /// The signals cannot be listened for.
     pub fn listen() -> anyhow::Result<Self> {
+        // A file that may not grow is a write that fails, and no reason to be killed. Once listened
+        // for, a signal has no other effect.
+        let too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+        drop(signal(too_large).context("listening for SIGXFSZ")?);
         Ok(Stop {
             term: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
             interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,

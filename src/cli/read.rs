@@ -108,7 +108,7 @@ fn facts(model: &Model, heads: &[(u32, Option<(u64, String)>)]) -> Vec<String> {
     for (partition, head) in heads {
         let head = head.as_ref().map_or_else(
             || "none".to_owned(),
-            |(size, root)| format!("{size} entries, root {}  SELF-WITNESSED", short(root)),
+            |(size, root)| format!("{size} entries, root {}  {}", short(root), model.witnesses()),
         );
         let of = if heads.len() > 1 { format!("partition {partition}: ") } else { String::new() };
         facts.push(format!("last head  {of}{head}"));

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use schemas::event::{ConfigActivated, DeployPhase, DeployState, IncidentStatus, Signal};
+use schemas::event::{
+    AnnotationKind, ConfigActivated, DeployPhase, DeployState, IncidentStatus, Signal,
+};
 use schemas::{Cause, Envelope, Event, Ns, Place, Uuid};
 use topologies::config::{Host, Service, Signers};
 use topologies::deployment::denial_id;
@@ -104,6 +106,11 @@ impl Model {
         self.incidents.values().filter(open).count()
     }
 
+    /// What `verify` calls a history whose only witnesses are the runners that there are.
+    pub fn witnesses(&self) -> &'static str {
+        if self.runners.is_empty() { "UNANCHORED" } else { "SELF-WITNESSED" }
+    }
+
     /// Proposals that wait for a person, newest first.
     pub fn waiting(&self) -> Vec<&ProposalView> {
         let mut waiting: Vec<_> =
@@ -143,9 +150,27 @@ impl Model {
         };
         self.fold_incident(envelope, event, &line);
         self.fold_proposal(envelope, event, &line);
+        self.fold_signature(event, &line);
         self.fold_service(envelope, event);
         self.fold_denial(envelope, event);
         self.fold_node(event, &line);
+    }
+
+    /// Where a fold refuses a signature on a proposal, it counts for nothing and its line says so.
+    fn fold_signature(&mut self, event: &Event, line: &Line) {
+        let partition = self.partitions.entry(line.place.partition).or_default();
+        if let Event::ApprovalGiven(it) = event {
+            partition.signed = Some((line.place, it.proposal_id));
+        } else if let Event::AnnotationAdded(it) = event
+            && it.kind == AnnotationKind::Correction
+            && let Some((place, id)) =
+                partition.signed.take_if(|(place, _)| line.from == Some(*place))
+            && let Some(view) = self.proposals.get_mut(&id)
+            && let Some(signed) = view.lines.iter_mut().rfind(|it| it.place == place)
+        {
+            signed.text = format!("{}; refused: {}", signed.text, it.data);
+            view.approvals.pop();
+        }
     }
 
     fn fold_node(&mut self, event: &Event, line: &Line) {

@@ -7,7 +7,7 @@ use schemas::event::{
     L3ExecutionResult, Mode, RemediationProposed, Signal,
 };
 use schemas::signature::PublicKey;
-use schemas::{Kind, Ns, Place};
+use schemas::{Kind, Ns, Place, Uuid};
 use topologies::config::{Host, Service};
 
 use super::sli::Curve;
@@ -23,6 +23,8 @@ pub struct PartitionView {
     pub mode: Option<ModeView>,
     /// What an approval has cleared, until it is known that it did.
     pub(super) clearing: Option<(u64, BarredView)>,
+    /// A signature on a proposal that was folded last; what follows says whether it counts.
+    pub(super) signed: Option<(Place, Uuid)>,
     /// A configuration that was folded last; the next entry says whether it took effect.
     pub(super) unsettled: Option<(u64, ConfigActivated)>,
 }

@@ -75,7 +75,7 @@ fn said(service: &Service, look: Option<&Look>) -> String {
         ),
         (false, false) => format!(
             "{name} does not run, and {url} gave no good answer within {PATIENCE_S} s ({detail}); \
-             what it wrote is in {log}"
+             what it wrote is in {log}, and why it is not started `healwright status` says"
         ),
         (true, _) => format!(
             "{name} runs, and {url} gave no good answer within {PATIENCE_S} s ({detail}); an \

@@ -92,19 +92,13 @@ impl Home {
     /// error holds `ready`.
     pub(crate) fn start(&self, words: &[&str], ready: &str) -> Node {
         let mut command = self.command(HEALWRIGHT);
-        command.args(words);
-        self.begin(command, ready)
-    }
-
-    /// The same, of any command.
-    pub(crate) fn begin(&self, mut command: Command, ready: &str) -> Node {
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(words).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut said = String::new();
         while !said.contains(ready) {
             let n = lines.read_line(&mut said).unwrap();
-            assert!(n > 0, "{command:?} ended early: {said}");
+            assert!(n > 0, "{words:?} ended early: {said}");
         }
         // Drained, so that the program never waits for a reader.
         std::thread::spawn(move || lines.read_to_string(&mut String::new()));

@@ -233,10 +233,11 @@ impl Now<'_> {
         let _ = write!(
             main,
             "<h2>State</h2><dl><dt>mode<dd>{mode}{cause}<dt>profile<dd>{}<dt>can stop it<dd>{}\
-             {single}<dt>journal<dd>{} · SELF-WITNESSED</dl>",
+             {single}<dt>journal<dd>{} · {}</dl>",
             esc(profile),
             signers.join(", "),
             journals.join("; "),
+            model.witnesses(),
         );
     }
 }

@@ -17,6 +17,7 @@ use super::reader::Scratch;
 use super::tables::{Tables, journal_dir};
 use super::{damage, exists};
 use crate::LogError;
+use crate::error::Damage;
 
 /// A damaged data directory, open for reading what can be read.
 pub struct Salvage {
@@ -25,6 +26,8 @@ pub struct Salvage {
     /// The same without the table files that have stood in the way of others.
     rest: Option<Opened>,
     without: Vec<String>,
+    /// Why it does not open as it is, where it does not: what nothing else explains is due to that.
+    unopened: Option<LogError>,
 }
 
 struct Opened {
@@ -48,11 +51,12 @@ impl Salvage {
         let families = options::families();
         let read =
             DB::open_cf_descriptors_read_only(&tolerant(&scratch), &journal, families, false);
+        let unopened = super::reader::check(dir).err();
         let whole = match read {
             Ok(db) => Opened { tables: Tables::new(db, dir), _tried: None, _scratch: scratch },
             Err(_) => Opened::without(dir, &[])?,
         };
-        Ok(Salvage { dir: dir.to_owned(), whole, rest: None, without: Vec::new() })
+        Ok(Salvage { dir: dir.to_owned(), whole, rest: None, without: Vec::new(), unopened })
     }
 
     /// The number of entries that the journal held, where its head can still be read.
@@ -74,23 +78,34 @@ impl Salvage {
             Err(error) => error,
         };
         loop {
-            let file = error.damage().map(|it| it.file.clone()).filter(|it| it.ends_with(".sst"));
-            if let Some(file) = file.filter(|it| !self.without.contains(it)) {
-                self.without.push(file);
+            if let Some(damage) = error.damage().filter(|_| self.names_another(&error)) {
+                self.without.push(damage.file.clone());
                 self.rest = Some(Opened::without(&self.dir, &self.without)?);
             }
-            let Some(rest) = &self.rest else { return Err(error) };
-            match rest.tables.batch(first_seq) {
+            let next = match &self.rest {
+                Some(rest) => rest.tables.batch(first_seq),
+                None => Err(error.clone()),
+            };
+            match next {
                 Ok(batch) => return Ok(batch),
                 Err(next) if self.names_another(&next) => error = next,
-                Err(_) => return Err(error),
+                Err(_) if self.names_one(&error) => return Err(error),
+                Err(_) => return Err(self.unopened.clone().unwrap_or(error)),
             }
         }
     }
 
+    /// Whether it names a table file of the damaged database, and not one that was made here.
+    fn names_one(&self, error: &LogError) -> bool {
+        let is_one = |it: &Damage| {
+            let is_there = journal_dir(&self.dir).join(&it.file).exists();
+            it.file.ends_with(".sst") && (is_there || it.why.contains("No such file"))
+        };
+        error.damage().is_some_and(is_one)
+    }
+
     fn names_another(&self, error: &LogError) -> bool {
-        let file = error.damage().map(|it| &it.file).filter(|it| it.ends_with(".sst"));
-        file.is_some_and(|it| !self.without.contains(it))
+        self.names_one(error) && error.damage().is_some_and(|it| !self.without.contains(&it.file))
     }
 }
 
