@@ -16,11 +16,16 @@ const UP: [&str; 5] = ["up", "--config", "hw.toml", "--http", "127.0.0.1:0"];
 
 /// A home with a server under care that nobody here wrote.
 fn home() -> Home {
+    home_with("")
+}
+
+/// The same with further lines for the service.
+fn home_with(lines: &str) -> Home {
     let home = Home::new();
     let service = format!(
         "[[service]]\nname = \"shop\"\nprobe_url = \"http://127.0.0.1:{{port}}/\"\n\
          command = [\"python3\", \"-m\", \"http.server\", \"{{port}}\", \"--bind\", \
-         \"127.0.0.1\", \"--directory\", {:?}]\n",
+         \"127.0.0.1\", \"--directory\", {:?}]\n{lines}",
         home.tmp()
     );
     std::fs::write(home.path().join("hw.toml"), service).unwrap();
@@ -133,5 +138,25 @@ fn the_runner_of_a_killed_node_gives_way_to_the_next_one_and_its_service_stays()
     assert_eq!(served(&home), server, "the service has not noticed");
     drop(node);
     assert_eq!(pids(home.path(), "runner --dir"), [], "and it ends with its node");
+    clear(&home);
+}
+
+#[test]
+fn a_signature_that_is_refused_is_shown_as_refused() {
+    let home = home_with("propose_only = true\n");
+    let node = up(&home);
+    kill_process(served(&home), Signal::KILL).unwrap();
+    let plan = until("a person is asked", || {
+        let listed = home.run(&["proposals", "list", "-o", "json"]).expect(0).json();
+        let plan = listed["proposals"].get(0)?.clone();
+        (plan["stands"] == "waits for you").then(|| plan["proposal"].clone())
+    });
+    let [id, digest] = ["proposal_id", "plan_digest"].map(|it| plan[it].as_str().unwrap());
+    home.run(&["freeze", "--yes", "--reason", "a drill"]).expect(0);
+    assert!(home.run(&["approve", id, "--yes"]).expect(2).err.contains(digest));
+    home.run(&["approve", id, "--yes", "--expect-digest", digest]).expect(1);
+    let shown = home.run(&["proposals", "show", id]).expect(0).out;
+    assert!(shown.contains("operator signed: approve; refused: the mode is frozen"), "{shown}");
+    drop(node);
     clear(&home);
 }
