@@ -226,6 +226,18 @@ fn readers_name_the_file_that_cannot_be_opened_and_what_repairs_it() {
 }
 
 #[test]
+fn a_journal_that_a_process_owns_is_not_made_anew() {
+    let home = Home::new();
+    let node = up(&home);
+    // As of one that has not said yet where it answers.
+    std::fs::remove_file(home.data().join("run/node.json")).unwrap();
+    let refused = home.run(&["repair", "journal"]).expect(2);
+    assert!(refused.err.contains(&format!("(pid {})", node.pid())), "{refused:?}");
+    assert!(!home.data().join("journal.damaged").exists());
+    assert_eq!(post(&node, "goes-on").0, 201);
+}
+
+#[test]
 fn a_manifest_that_cannot_be_read_costs_nothing() {
     let home = Home::new();
     lived_in(&home);

@@ -73,16 +73,16 @@ pub(super) fn anew(
     if aside.exists() {
         bail!("{} is there from an earlier repair; move it away first", aside.display());
     }
-    let mut damaged = Salvage::open(data);
-    let held = damaged.as_ref().ok().and_then(Salvage::n_entries);
+    // Held until the journals have changed places, so that no node starts in between.
+    let mut damaged = Salvage::open(data)?;
+    let held = damaged.n_entries();
     let recorded = head_record_of(data, &id).ok().filter(|it| it.is_file());
     let recorded = recorded.and_then(|it| HeadRecord::open(&it).ok()?.last().map(|it| it.size));
     let beside = data.join("journal.repair");
     if beside.exists() {
         fs::remove_dir_all(&beside).with_context(|| format!("removing {}", beside.display()))?;
     }
-    let made = make(&beside, &id, &files, damaged.as_mut())?;
-    drop(damaged);
+    let made = make(&beside, &id, &files, &mut damaged)?;
     let end = held.max(recorded).filter(|end| made.kept < *end);
     if let Some(end) = end.filter(|_| !accepts_loss) {
         fs::remove_dir_all(&beside).with_context(|| format!("removing {}", beside.display()))?;
@@ -100,17 +100,18 @@ fn make(
     dir: &Path,
     deployment: &str,
     export: &Files,
-    mut damaged: Result<&mut Salvage, &mut LogError>,
+    damaged: &mut Salvage,
 ) -> anyhow::Result<Made> {
     let log = EmbeddedLog::open(dir, deployment, PARTITION)?;
-    let append = |batch: &Batch| -> Result<bool, LogError> {
-        // Everything that was begun before is the head already.
-        log.settle(u64::MAX)?;
-        match log.begin(&log.head()?, batch, &Changes::default()) {
-            Ok(Append::Appended(_)) => Ok(true),
-            Ok(Append::Lost(_)) | Err(LogError::Unlinked { .. }) => Ok(false),
-            Err(error) => Err(error),
+    let mut head = log.head()?;
+    // The end alone is waited for: until they change places, nothing rests on what is made here.
+    let mut append = |batch: &Batch| match log.begin(&head, batch, &Changes::default()) {
+        Ok(Append::Appended(next)) => {
+            head = next;
+            Ok(true)
         }
+        Ok(Append::Lost(_)) | Err(LogError::Unlinked { .. }) => Ok(false),
+        Err(error) => Err(error),
     };
     let mut walk = ChainVerifier::new(deployment, PARTITION);
     let mut next = 0;
@@ -130,11 +131,7 @@ fn make(
     }
     let exported = next;
     let end = loop {
-        let batch = match &mut damaged {
-            Ok(damaged) => damaged.batch(next),
-            Err(error) => break reason(error),
-        };
-        match batch {
+        match damaged.batch(next) {
             Ok(batch) if append(&batch)? => next = batch.next_seq(),
             Ok(_) => break format!("entry {next} does not link"),
             Err(error) => break reason(&error),

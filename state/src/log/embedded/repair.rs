@@ -12,6 +12,7 @@ use super::damage;
 use super::lock::Lock;
 use super::options::{self, META, STATE, TELEMETRY, synced};
 use super::reader::Scratch;
+use super::salvage::open_despite_damage;
 use super::tables::{KEY_FLOOR, KEY_POSITION, Tables, journal_dir};
 use super::{EmbeddedLog, exists};
 use crate::LogError;
@@ -68,7 +69,7 @@ impl EmbeddedLog {
 /// be opened because of that file. Nothing in the directory is changed.
 pub(crate) fn owner_of(journal: &Path, file: &str) -> Option<(String, Vec<u8>)> {
     let scratch = Scratch::new().ok()?;
-    let files = open_despite_damage(journal, &scratch)?.live_files().ok()?;
+    let files = open_despite_damage(journal, &scratch).ok()?.live_files().ok()?;
     let found = files.into_iter().find(|it| it.name.trim_start_matches('/') == file)?;
     Some((found.column_family_name, found.start_key.unwrap_or_default()))
 }
@@ -77,17 +78,10 @@ pub(crate) fn owner_of(journal: &Path, file: &str) -> Option<(String, Vec<u8>)> 
 /// the directory is changed.
 pub(crate) fn unreadable_table(journal: &Path) -> Option<String> {
     let scratch = Scratch::new().ok()?;
-    let db = open_despite_damage(journal, &scratch)?;
+    let db = open_despite_damage(journal, &scratch).ok()?;
     let found = db.live_files().ok()?.into_iter().find(|it| {
         let (family, first) = (db.cf_handle(&it.column_family_name), it.start_key.as_ref());
         family.zip(first).is_some_and(|(family, key)| db.get_pinned_cf(family, key).is_err())
     });
     found.map(|it| it.name.trim_start_matches('/').to_owned())
-}
-
-fn open_despite_damage(journal: &Path, scratch: &Scratch) -> Option<DB> {
-    let mut database = options::database();
-    database.set_paranoid_checks(false);
-    database.set_db_log_dir(&scratch.0);
-    DB::open_cf_descriptors_read_only(&database, journal, options::families(), false).ok()
 }

@@ -12,22 +12,23 @@ use rocksdb::{DB, DBRecoveryMode, Options};
 use schemas::Batch;
 
 use super::contents::Tried;
+use super::lock::Lock;
 use super::options;
-use super::reader::Scratch;
+use super::reader::{self, Scratch};
 use super::tables::{Tables, journal_dir};
 use super::{damage, exists};
 use crate::LogError;
 use crate::error::Damage;
 
-/// A damaged data directory, open for reading what can be read.
+/// A damaged data directory, held as its one owner and open for reading what can be read.
 pub struct Salvage {
     dir: PathBuf,
-    whole: Opened,
+    whole: Result<Opened, LogError>,
     /// The same without the table files that have stood in the way of others.
     rest: Option<Opened>,
     without: Vec<String>,
-    /// Why it does not open as it is, where it does not: what nothing else explains is due to that.
-    unopened: Option<LogError>,
+    // Released last: fields are dropped in the order of their declaration.
+    _lock: Lock,
 }
 
 struct Opened {
@@ -38,30 +39,19 @@ struct Opened {
 }
 
 impl Salvage {
-    /// Opens the data directory `dir`; no process may own it.
+    /// Opens the data directory `dir`, which no other process may own until this is dropped.
     ///
     /// # Errors
-    /// [`LogError::Absent`]; [`LogError::Corrupt`] where the database gives nothing at all.
+    /// [`LogError::Busy`]. That nothing can be read is for [`Salvage::batch`] to say.
     pub fn open(dir: &Path) -> Result<Self, LogError> {
-        let journal = journal_dir(dir);
-        if !exists(&journal)? {
-            return Err(LogError::Absent { dir: dir.to_owned() });
-        }
-        let scratch = Scratch::new()?;
-        let families = options::families();
-        let read =
-            DB::open_cf_descriptors_read_only(&tolerant(&scratch), &journal, families, false);
-        let unopened = super::reader::check(dir).err();
-        let whole = match read {
-            Ok(db) => Opened { tables: Tables::new(db, dir), _tried: None, _scratch: scratch },
-            Err(_) => Opened::without(dir, &[])?,
-        };
-        Ok(Salvage { dir: dir.to_owned(), whole, rest: None, without: Vec::new(), unopened })
+        let lock = Lock::take(dir)?;
+        let whole = Opened::whole(dir);
+        Ok(Salvage { dir: dir.to_owned(), whole, rest: None, without: Vec::new(), _lock: lock })
     }
 
     /// The number of entries that the journal held, where its head can still be read.
     pub fn n_entries(&self) -> Option<u64> {
-        Some(self.whole.tables.tail().ok()?.head.next_seq)
+        Some(self.whole.as_ref().ok()?.tables.tail().ok()?.head.next_seq)
     }
 
     /// The batch that begins at `first_seq`, checked against what was signed. That it links is
@@ -73,7 +63,8 @@ impl Salvage {
     /// # Errors
     /// [`LogError::Corrupt`] says why it cannot be read.
     pub fn batch(&mut self, first_seq: u64) -> Result<Batch, LogError> {
-        let mut error = match self.whole.tables.batch(first_seq) {
+        let whole = self.whole.as_ref().map_err(LogError::clone)?;
+        let mut error = match whole.tables.batch(first_seq) {
             Ok(batch) => return Ok(batch),
             Err(error) => error,
         };
@@ -90,7 +81,8 @@ impl Salvage {
                 Ok(batch) => return Ok(batch),
                 Err(next) if self.names_another(&next) => error = next,
                 Err(_) if self.names_one(&error) => return Err(error),
-                Err(_) => return Err(self.unopened.clone().unwrap_or(error)),
+                // Where it does not open as it is, what nothing else explains is due to that.
+                Err(_) => return Err(reader::check(&self.dir).err().unwrap_or(error)),
             }
         }
     }
@@ -110,6 +102,19 @@ impl Salvage {
 }
 
 impl Opened {
+    /// All of the database of `dir`, under its own table of contents or another one.
+    fn whole(dir: &Path) -> Result<Self, LogError> {
+        let journal = journal_dir(dir);
+        if !exists(&journal)? {
+            return Err(LogError::Absent { dir: dir.to_owned() });
+        }
+        let scratch = Scratch::new()?;
+        match open_despite_damage(&journal, &scratch) {
+            Ok(db) => Ok(Opened { tables: Tables::new(db, dir), _tried: None, _scratch: scratch }),
+            Err(_) => Opened::without(dir, &[]),
+        }
+    }
+
     /// The database of `dir` under a table of contents that is made from its files, but for
     /// `files`.
     fn without(dir: &Path, files: &[String]) -> Result<Self, LogError> {
@@ -131,6 +136,11 @@ impl Opened {
         let db = DB::open_cf_descriptors(&options, &links, options::families()).map_err(failed)?;
         Ok(Opened { tables: Tables::new(db, dir), _tried: Some(tried), _scratch: scratch })
     }
+}
+
+/// Opens a database for reading only, whatever is wrong with its files.
+pub(super) fn open_despite_damage(journal: &Path, scratch: &Scratch) -> Result<DB, rocksdb::Error> {
+    DB::open_cf_descriptors_read_only(&tolerant(scratch), journal, options::families(), false)
 }
 
 /// Options under which damage costs what it has hit and no more.
