@@ -1,15 +1,15 @@
 //! The state as folds read and write it: a pending overlay over a cache over a store.
 //!
 //! ```text
-//! put, delete, patch ─► overlay ──changes()──► Log::append / Store::commit
-//! get                ─► overlay ─► cache ─► store
+//! put, delete ─► overlay ──changes()──► Log::append / Store::commit
+//! get         ─► overlay ─► cache ─► store
 //! ```
 //!
 //! The overlay holds what the batch in progress has changed; `commit` moves it into the cache
 //! once the log has appended the batch, `discard` forgets it. The cache never holds what is not
 //! committed, so losing an append costs nothing but the overlay. Over a store that keeps values
-//! in memory itself there is no cache, and of a value that is patched the overlay holds the
-//! patch: nobody has the value twice.
+//! in memory itself there is no cache, and lines of a value are changed where they lie
+//! ([`Resident`]), which `discard` takes back: nobody has the value twice.
 //!
 //! Wakes are keys too (LAYOUT.md, "Wakes"), so that they are committed, replayed and digested
 //! with everything else; in memory stand their times by key and an ordered set that says which
@@ -27,8 +27,9 @@ use std::sync::Arc;
 use schemas::Hash;
 
 use crate::cache::Cache;
+use crate::in_place::change_lines;
 use crate::store::{Digest, Value};
-use crate::{Changes, LogError, Parts, Store};
+use crate::{Changes, Line, LogError, Resident, Store};
 
 /// First byte of the keys that folds cannot write. Persisted: frozen.
 const RESERVED: u8 = 0;
@@ -57,8 +58,8 @@ pub struct State {
     /// None where the store keeps the values.
     cache: Option<RefCell<Cache>>,
     overlay: HashMap<Arc<[u8]>, Option<Value>>,
-    /// What is pending of values that are committed otherwise; keys that the overlay lacks.
-    patches: HashMap<Arc<[u8]>, Arc<Parts>>,
+    /// How often the batch in progress has changed a value in place.
+    n_in_place: usize,
     /// The overlay's keys in order, as far as a scan has needed them …
     index: RefCell<BTreeSet<Arc<[u8]>>>,
     /// … and the ones written since.
@@ -95,12 +96,12 @@ impl State {
         if let Some(key) = malformed {
             return Err(damaged(&key));
         }
-        let cache = (!store.is_resident()).then(|| RefCell::new(Cache::new(bytes_max)));
+        let cache = store.resident().is_none().then(|| RefCell::new(Cache::new(bytes_max)));
         Ok(State {
             store,
             cache,
             overlay: HashMap::new(),
-            patches: HashMap::new(),
+            n_in_place: 0,
             index: RefCell::default(),
             unindexed: RefCell::default(),
             due: wakes.iter().map(|(key, at)| (*at, Arc::clone(key))).collect(),
@@ -121,20 +122,20 @@ impl State {
     pub fn look(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) {
         match self.overlay.get(key) {
             Some(pending) => pending.as_deref().map(Vec::as_slice).into_iter().for_each(look),
-            None => match self.patches.get(key) {
-                Some(parts) => self.committed(key, &mut |value| look(&patched(value, parts))),
-                None => self.committed(key, look),
-            },
+            None => self.below(key, look),
         }
     }
 
-    /// Puts `parts` over the value of `key` in the overlay. There is a value, and they lie in it.
-    pub fn patch(&mut self, key: &[u8], parts: Parts) {
-        let is_first = !self.overlay.contains_key(key) && !self.patches.contains_key(key);
-        if self.cache.is_none() && is_first {
-            self.patches.insert(key.into(), Arc::new(parts));
+    /// Hands the line at each of `places` of the value of `key` to `change`, with its number in
+    /// `places`, in their order. There is a value, and they lie in it.
+    pub fn change(&mut self, key: &[u8], places: &[u32], change: &mut dyn FnMut(usize, &mut Line)) {
+        if let Some(store) = self.store.resident()
+            && !self.overlay.contains_key(key)
+        {
+            self.n_in_place += 1;
+            store.change(key, places, change).unwrap_or_else(|error| self.poison(error));
         } else if let Some(mut value) = self.get(key) {
-            parts.apply(&mut value);
+            change_lines(&mut value, places, |_, _| {}, change);
             self.put(key, value);
         }
     }
@@ -156,7 +157,7 @@ impl State {
     pub fn scan(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut pairs = BTreeMap::new();
         let reserved = |key: &[u8]| prefix.is_empty() && key.first() == Some(&RESERVED);
-        let read = self.store.scan(prefix, &mut |key, value| {
+        let read = self.scan_below(prefix, &mut |key, value| {
             if !reserved(key) {
                 pairs.insert(key.to_vec(), value.to_vec());
             }
@@ -164,9 +165,6 @@ impl State {
         if let Err(error) = read {
             self.poison(error);
             return Vec::new();
-        }
-        for (key, parts) in &self.patches {
-            pairs.get_mut(&key[..]).into_iter().for_each(|value| parts.apply(value));
         }
         for key in self.pending(prefix).into_iter().filter(|key| !reserved(key)) {
             match self.overlay.get(&key).cloned().flatten() {
@@ -210,14 +208,13 @@ impl State {
 
     /// Number of keys that [`State::changes`] would name.
     pub fn n_pending(&self) -> usize {
-        self.overlay.len() + self.patches.len()
+        self.overlay.len() + self.n_in_place
     }
 
     /// What the batch in progress changes.
     pub fn changes(&self) -> Changes {
         let pairs = self.overlay.iter().map(|(key, value)| (key.clone(), value.clone()));
-        let patches = self.patches.iter().map(|(key, parts)| (key.clone(), parts.clone()));
-        Changes::shared(pairs.collect()).with_parts(patches.collect()).with_fault(self.fault())
+        Changes::shared(pairs.collect()).with_in_place(self.n_in_place > 0).with_fault(self.fault())
     }
 
     /// The overlay has been appended: from now on it is the committed state.
@@ -230,7 +227,8 @@ impl State {
             }
             None => drop(overlay),
         }
-        self.patches.clear();
+        // What the store has committed it does not take back.
+        self.take_back();
         self.index.get_mut().clear();
         self.unindexed.get_mut().clear();
     }
@@ -240,7 +238,7 @@ impl State {
     /// A fault that a read met is forgotten with what was folded on it.
     pub fn discard(&mut self) {
         let overlay = std::mem::take(&mut self.overlay);
-        self.patches.clear();
+        self.take_back();
         self.index.get_mut().clear();
         self.unindexed.get_mut().clear();
         *self.fault.get_mut() = None;
@@ -249,7 +247,7 @@ impl State {
                 self.due.remove(&(at, key.clone()));
             }
             let mut committed = None;
-            self.committed(&key, &mut |value| committed = at(value));
+            self.below(&key, &mut |value| committed = at(value));
             if let Some(at) = committed {
                 self.wakes.insert(key.clone(), at);
                 self.due.insert((at, key));
@@ -265,16 +263,13 @@ impl State {
     pub fn digest(&self) -> Result<Hash, LogError> {
         let mut digest = Digest::default();
         let mut pending = self.pending(&[]).into_iter().peekable();
-        self.store.scan(&[], &mut |key, value| {
+        self.scan_below(&[], &mut |key, value| {
             while let Some(first) = pending.next_if(|it| &it[..] < key) {
                 digest.add(&first, self.pended(&first));
             }
             match pending.next_if(|it| &it[..] == key) {
                 Some(same) => digest.add(key, self.pended(&same)),
-                None => match self.patches.get(key) {
-                    Some(parts) => digest.add(key, Some(&patched(value, parts))),
-                    None => digest.add(key, Some(value)),
-                },
+                None => digest.add(key, Some(value)),
             }
         })?;
         for rest in pending {
@@ -300,9 +295,6 @@ impl State {
     /// Puts `value` under `key`, of which `shared` makes the copy to keep where one is needed.
     fn pend(&mut self, key: &[u8], shared: impl FnOnce() -> Arc<[u8]>, value: Option<Vec<u8>>) {
         let value = value.map(Arc::new);
-        if !self.patches.is_empty() {
-            self.patches.remove(key);
-        }
         if let Some(pending) = self.overlay.get_mut(key) {
             *pending = value;
             return;
@@ -312,9 +304,14 @@ impl State {
         self.overlay.insert(key, value);
     }
 
-    fn committed(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) {
+    /// What lies under the overlay.
+    fn below(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) {
         let Some(cache) = &self.cache else {
-            return self.store.look(key, look).unwrap_or_else(|error| self.poison(error));
+            let read = match self.store.resident() {
+                Some(store) => store.look_ahead(key, look),
+                None => self.store.look(key, look),
+            };
+            return read.unwrap_or_else(|error| self.poison(error));
         };
         let mut show = |value: Option<&[u8]>| value.into_iter().for_each(&mut *look);
         if cache.borrow_mut().look(key, &mut show) {
@@ -326,6 +323,24 @@ impl State {
                 cache.borrow_mut().insert(key.into(), value.map(Arc::new));
             }
             Err(error) => self.poison(error),
+        }
+    }
+
+    fn scan_below(
+        &self,
+        prefix: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), LogError> {
+        match self.store.resident() {
+            Some(store) => store.scan_ahead(prefix, each),
+            None => self.store.scan(prefix, each),
+        }
+    }
+
+    /// Takes back what was changed in place and is not committed.
+    fn take_back(&mut self) {
+        if std::mem::take(&mut self.n_in_place) > 0 {
+            self.store.resident().into_iter().for_each(Resident::take_back);
         }
     }
 
@@ -343,10 +358,11 @@ impl State {
     }
 }
 
-fn patched(value: &[u8], parts: &Parts) -> Vec<u8> {
-    let mut value = value.to_vec();
-    parts.apply(&mut value);
-    value
+impl Drop for State {
+    /// Whoever goes on from the store goes on from what is committed.
+    fn drop(&mut self) {
+        self.take_back();
+    }
 }
 
 fn wake_key(processor: &str, key: &str) -> Vec<u8> {

@@ -21,6 +21,7 @@ mod cache;
 pub mod checkpoint;
 mod error;
 pub mod head_record;
+mod in_place;
 mod keyed;
 pub mod log;
 mod records;
@@ -28,7 +29,8 @@ mod store;
 
 pub use error::{Damage, LogError};
 pub use head_record::{HeadError, HeadRecord};
+pub use in_place::{Line, Resident};
 pub use keyed::{State, Wake};
 pub use log::{Append, Log, embedded, kafka, memory};
 pub use records::Records;
-pub use store::{Changes, Parts, Store};
+pub use store::{Changes, Store};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use schemas::Hash;
 
-use crate::LogError;
+use crate::{LogError, Resident};
 
 /// Domain of the logical state digest. Persisted: frozen.
 const DIGEST_DOMAIN: &[u8] = b"healwright/state/v1\0";
@@ -45,11 +45,9 @@ pub trait Store: Send + Sync {
         Ok(())
     }
 
-    /// Whether the store itself keeps in memory what is read and what is committed, and puts
-    /// [`Parts`] over a value where it lies. A [`crate::State`] then keeps no values beside it,
-    /// and only then do changes hold parts.
-    fn is_resident(&self) -> bool {
-        false
+    /// The same store, where it keeps in memory what is read and what is committed.
+    fn resident(&self) -> Option<&dyn Resident> {
+        None
     }
 
     /// Sequence of the next entry to fold.
@@ -83,51 +81,6 @@ impl dyn Store + '_ {
 /// A value as it is handed from the overlay to the cache and to the store: shared, not copied.
 pub(crate) type Value = Arc<Vec<u8>>;
 
-/// Equally long pieces that take the place of bytes of a value.
-///
-/// Where a batch touches a tenth of a value of a quarter of a megabyte, writing the value anew
-/// costs more than all else that is done for the batch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parts {
-    /// Where each begins in the value.
-    places: Vec<u32>,
-    /// All of them, end to end.
-    bytes: Vec<u8>,
-}
-
-impl Parts {
-    /// Cuts `bytes` into as many equal pieces as there are `places`; of pieces that overlap the
-    /// last wins.
-    pub fn new(places: Vec<u32>, bytes: Vec<u8>) -> Self {
-        debug_assert!(bytes.len().is_multiple_of(places.len()));
-        Parts { places, bytes }
-    }
-
-    /// Puts the pieces over `value`. One that does not lie within it changes nothing.
-    pub fn apply(&self, value: &mut [u8]) {
-        let n = self.bytes.len().checked_div(self.places.len()).unwrap_or(0).max(1);
-        if n == LINE {
-            let lines = self.places.iter().zip(self.bytes.as_chunks::<LINE>().0);
-            lines.for_each(|(place, line)| put(value, *place, line));
-        } else {
-            let pieces = self.places.iter().zip(self.bytes.chunks_exact(n));
-            pieces.for_each(|(place, piece)| put(value, *place, piece));
-        }
-    }
-}
-
-/// A line of a processor's cache. Pieces of this size are put in place without a call for each;
-/// there are a hundred thousand in a batch.
-const LINE: usize = 64;
-
-#[inline(always)]
-fn put(value: &mut [u8], place: u32, piece: &[u8]) {
-    let at = place as usize;
-    let there = value.get_mut(at..at + piece.len());
-    debug_assert!(there.is_some(), "a piece at {at} lies outside its value");
-    there.into_iter().for_each(|it| it.copy_from_slice(piece));
-}
-
 /// What one batch changes, sorted by key.
 ///
 /// If a read failed while the batch was being folded, the changes carry that fault and every
@@ -135,8 +88,8 @@ fn put(value: &mut [u8], place: u32, piece: &[u8]) {
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     pairs: Vec<(Arc<[u8]>, Option<Value>)>,
-    /// Keys that are not among the pairs; none but for a store that is resident.
-    parts: Vec<(Arc<[u8]>, Arc<Parts>)>,
+    /// Whether the batch has also changed values where they lie ([`Resident::change`]).
+    are_in_place: bool,
     fault: Option<LogError>,
 }
 
@@ -157,12 +110,11 @@ impl Changes {
             }
             same
         });
-        Changes { pairs, parts: Vec::new(), fault: None }
+        Changes { pairs, are_in_place: false, fault: None }
     }
 
-    pub(crate) fn with_parts(mut self, mut parts: Vec<(Arc<[u8]>, Arc<Parts>)>) -> Self {
-        parts.sort_by(|a, b| a.0.cmp(&b.0));
-        self.parts = parts;
+    pub(crate) fn with_in_place(mut self, are_in_place: bool) -> Self {
+        self.are_in_place = are_in_place;
         self
     }
 
@@ -186,14 +138,13 @@ impl Changes {
         &self.pairs
     }
 
-    /// The values of which only parts change, sorted by key.
-    pub(crate) fn parts(&self) -> &[(Arc<[u8]>, Arc<Parts>)] {
-        &self.parts
+    pub(crate) fn are_in_place(&self) -> bool {
+        self.are_in_place
     }
 
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty() && self.parts.is_empty()
+        self.pairs.is_empty() && !self.are_in_place
     }
 
     /// Refuses changes that were folded on a failed read.
@@ -202,25 +153,6 @@ impl Changes {
     /// The fault of that read.
     pub fn sound(&self) -> Result<(), LogError> {
         self.fault.clone().map_or(Ok(()), Err)
-    }
-
-    /// SHA-256 over the changes, length-prefixed, for comparing two folds of one batch.
-    pub fn digest(&self) -> Hash {
-        let mut out = schemas::wire::Writer::default();
-        for (key, value) in self.pairs() {
-            out.bytes(key);
-            match value {
-                None => out.u8(0),
-                Some(value) => out.u8(1).bytes(value),
-            };
-        }
-        for (key, parts) in &self.parts {
-            out.bytes(key).u8(2).bytes(&parts.bytes);
-            parts.places.iter().for_each(|it| {
-                out.u64(u64::from(*it));
-            });
-        }
-        Hash::of(&[b"healwright/changes/v1\0", &out.0])
     }
 }
 

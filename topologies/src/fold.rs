@@ -89,6 +89,9 @@ impl Output {
     }
 }
 
+/// A line of a processor's cache: what is changed of a value that is too large to be written anew.
+pub type Line = [u8; 64];
+
 /// The state at one place of the chain, as bytes. The engine implements it over `state`'s
 /// overlay; tests implement it over a map.
 ///
@@ -102,13 +105,13 @@ pub trait Store {
     }
     /// Sets the value under `key`.
     fn put(&mut self, key: &[u8], value: Vec<u8>);
-    /// Puts equal pieces of `parts` over bytes of the value under `key`, which lie there at
-    /// `places`; of pieces that overlap the last wins.
-    fn patch(&mut self, key: &[u8], places: Vec<u32>, parts: Vec<u8>) {
+    /// Hands the line at each of `places` of the value under `key` to `change`, with its number in
+    /// `places`, in their order.
+    fn change(&mut self, key: &[u8], places: &[u32], change: &mut dyn FnMut(usize, &mut Line)) {
         let Some(mut value) = self.get(key) else { return };
-        let n = parts.len().checked_div(places.len()).unwrap_or(0).max(1);
-        for (place, part) in places.iter().zip(parts.chunks_exact(n)) {
-            value[*place as usize..][..n].copy_from_slice(part);
+        let (lines, _) = value.as_chunks_mut();
+        for (n, place) in places.iter().enumerate() {
+            change(n, &mut lines[*place as usize]);
         }
         self.put(key, value);
     }
@@ -197,9 +200,14 @@ impl<'a> View<'a> {
         self.store.look(&full_key(self.processor, key), look);
     }
 
-    /// Puts equal pieces of `parts` over raw bytes under a raw key: see [`Store::patch`].
-    pub fn patch_raw(&mut self, key: &[u8], places: Vec<u32>, parts: Vec<u8>) {
-        self.store.patch(&full_key(self.processor, key), places, parts);
+    /// Changes lines of the raw bytes under a raw key where they lie: see [`Store::change`].
+    pub fn change_raw(
+        &mut self,
+        key: &[u8],
+        places: &[u32],
+        change: &mut dyn FnMut(usize, &mut Line),
+    ) {
+        self.store.change(&full_key(self.processor, key), places, change);
     }
 
     /// Keeps raw bytes under a raw key.

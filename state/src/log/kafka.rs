@@ -58,7 +58,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::embedded::{EmbeddedLog, Quarantined};
 use crate::log::RECORD_BYTES_MAX;
 use crate::memory::{lock, within_limit};
-use crate::{Append, Changes, Log, LogError, Records, Store};
+use crate::{Append, Changes, Log, LogError, Records, Resident, Store};
 
 /// The same bytes are sent again when they have not been read back after this.
 const RESEND_AFTER: Duration = Duration::from_secs(3);
@@ -308,8 +308,8 @@ impl Store for KafkaLog {
         self.state.look(key, look)
     }
 
-    fn is_resident(&self) -> bool {
-        true
+    fn resident(&self) -> Option<&dyn Resident> {
+        self.state.resident()
     }
 
     fn position(&self) -> Result<u64, LogError> {

@@ -3,12 +3,11 @@
 //! A million series are many times what a processor's cache holds, and a range touches a tenth of
 //! them. In the order of the records each sample waits for memory, and writing back whole shards
 //! costs more than all else. Here the samples are put in order of shard first, so that memory is
-//! asked for many lines at once, and of a shard of which little changes only that is written.
+//! asked for many lines at once, and of a shard of which little changes only that is changed.
 //!
 //! It comes to the same state as going by record: series are independent of each other, and the
 //! samples of each stay in their order. Only a series that is new or has to be classified is not:
-//! its shard is left to the other way. So is a range that touches most of the series, for which
-//! whole shards are written in any case.
+//! its shard is left to the other way.
 //!
 //! Where a series stood last is noted beside its dictionary entry and comes again with it. It
 //! stands there still, unless its shard was inserted into; its hash says so.
@@ -48,33 +47,38 @@ pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32)
     let mut ordered = ORDERED.take();
     let (entries, rows) = ordered.order(samples);
     let mut range = Range { generation, places: hints, column: Vec::new(), sought: Vec::new() };
-    let mut slots = Vec::new();
+    let mut places = Vec::new();
     for shard in 0..SHARDS {
         let (entries, rows) = (entries.of_shard(shard), rows.of_shard(shard));
-        let (key, mut change) = (shard_key(shard), None);
+        let (key, mut found) = (shard_key(shard), None);
         view.look_raw(&key, &mut |records| {
-            let records = Shard(records);
-            if range.find(&records, entries, &mut left.is_health) {
-                change = Some(range.change(&records, rows, &mut slots));
-            }
+            found = range.find(&Shard(records), entries, &mut left.is_health);
         });
-        left.shards[shard] = change.is_none() && !entries.is_empty();
-        if let Some(Change { places, parts }) = change.filter(|it| !it.places.is_empty()) {
-            view.patch_raw(&key, places, parts);
-        }
+        left.shards[shard] = found.is_none() && !entries.is_empty();
+        let Some(found) = found.filter(|_| !rows.is_empty()) else { continue };
+        places.clear();
+        places.extend(rows.iter().map(|it| match found {
+            Found::WhereTheyStood => it.hint,
+            Found::Elsewhere => hints[it.entry as usize].get(),
+        }));
+        view.change_raw(&key, &places, &mut |row, record| {
+            let mut state = SeriesState::read(record);
+            state.learn(rows[row].value, rows[row].at);
+            state.write(record);
+        });
     }
     ORDERED.set(ordered);
     left
 }
 
-/// Whether the series of the range are few of many: the shard of the first is a large one, and
-/// they are about equally large.
+/// Whether there are many series: the shard of the first is a large one, and they are about
+/// equally large.
 fn is_spread(view: &View<'_>, hashes: &[u64]) -> bool {
     let Some(first) = hashes.first() else { return false };
     let mut n = 0;
     let key = shard_key(shard_of(*first));
     view.look_raw(&key, &mut |records| n = Shard(records).len());
-    n >= SPREAD && hashes.len() * 2 < n * SHARDS
+    n >= SPREAD
 }
 
 /// The dictionary entry of every sample; `None` where each entry has one sample, in its order, as
@@ -186,10 +190,11 @@ impl ByShard {
     }
 }
 
-/// What changes of a shard.
-struct Change {
-    places: Vec<u32>,
-    parts: Vec<u8>,
+/// Where the entries of a shard are, all of them classified.
+#[derive(Clone, Copy)]
+enum Found {
+    WhereTheyStood,
+    Elsewhere,
 }
 
 struct Range<'a> {
@@ -210,21 +215,28 @@ impl Left {
 }
 
 impl Range<'_> {
-    /// Looks up the shard's entries; whether all are there and classified.
-    fn find(&mut self, shard: &Shard<&[u8]>, entries: &[Item], is_health: &mut [bool]) -> bool {
-        let are_known = self.find_all(shard, entries, is_health);
-        if !are_known {
+    /// Looks up the shard's entries; `None` where not all are there and classified.
+    fn find(
+        &mut self,
+        shard: &Shard<&[u8]>,
+        entries: &[Item],
+        is_health: &mut [bool],
+    ) -> Option<Found> {
+        let found = match all_stand(shard, entries) {
+            true => entries
+                .iter()
+                .all(|item| self.is_known(shard, item.hint as usize, item, is_health))
+                .then_some(Found::WhereTheyStood),
+            false => self.seek(shard, entries, is_health).then_some(Found::Elsewhere),
+        };
+        if found.is_none() {
             entries.iter().for_each(|it| is_health[it.entry as usize] = false);
         }
-        are_known
+        found
     }
 
-    fn find_all(&mut self, shard: &Shard<&[u8]>, entries: &[Item], is_health: &mut [bool]) -> bool {
-        if all_stand(shard, entries) {
-            return entries
-                .iter()
-                .all(|item| self.is_known(shard, item.hint as usize, item, is_health));
-        }
+    /// Whether all are there and classified, though not all stand where they stood last.
+    fn seek(&mut self, shard: &Shard<&[u8]>, entries: &[Item], is_health: &mut [bool]) -> bool {
         self.sought.clear();
         for item in entries {
             match shard.stands_at(item.hint as usize, item.hash) {
@@ -260,30 +272,6 @@ impl Range<'_> {
             is_health[item.entry as usize] = true;
         }
         generation == self.generation
-    }
-
-    /// Learns the shard's samples. `slots` is memory to work in.
-    fn change(&self, shard: &Shard<&[u8]>, rows: &[Item], slots: &mut Vec<u32>) -> Change {
-        let n = rows.len().min(shard.len());
-        let mut places = Vec::with_capacity(n);
-        let mut parts = Shard(Vec::with_capacity(n * RECORD));
-        // Of each record of the shard, the part that takes its place, counted from one.
-        slots.clear();
-        slots.resize(shard.len(), 0);
-        for row in rows {
-            let moved = || self.places[row.entry as usize].get() as usize;
-            let at = shard.stands_at(row.hint as usize, row.hash).unwrap_or_else(moved);
-            if slots[at] == 0 {
-                places.push((at * RECORD) as u32);
-                parts.0.extend_from_slice(shard.record(at));
-                slots[at] = places.len() as u32;
-            }
-            let part = slots[at] as usize - 1;
-            let mut state = parts.state(part);
-            state.learn(row.value, row.at);
-            parts.set(part, &state);
-        }
-        Change { places, parts: parts.0 }
     }
 }
 
