@@ -8,7 +8,7 @@ use schemas::envelope::Redaction;
 use schemas::signature::PublicKey;
 use schemas::telemetry::Samples;
 use schemas::{Actor, Cause, Envelope, Event, Hash, Ns};
-use state::{Line, State, Wake};
+use state::{State, Wake};
 use topologies::{Folded, Output, Processor, Store, View};
 
 use super::bookkeeping;
@@ -249,8 +249,8 @@ impl Store for Keyed<'_> {
     fn put(&mut self, key: &[u8], value: Vec<u8>) {
         self.0.put(key, value);
     }
-    fn change(&mut self, key: &[u8], places: &[u32], change: &mut dyn FnMut(usize, &mut Line)) {
-        self.0.change(key, places, change);
+    fn edit(&mut self, keys: &[Vec<u8>], edit: state::Edit<'_>) {
+        self.0.edit(keys, edit);
     }
     fn delete(&mut self, key: &[u8]) {
         self.0.delete(key);

@@ -27,9 +27,9 @@ use std::sync::Arc;
 use schemas::Hash;
 
 use crate::cache::Cache;
-use crate::in_place::change_lines;
+use crate::in_place::Edit;
 use crate::store::{Digest, Value};
-use crate::{Changes, Line, LogError, Resident, Store};
+use crate::{Changes, LogError, Resident, Store};
 
 /// First byte of the keys that folds cannot write. Persisted: frozen.
 const RESERVED: u8 = 0;
@@ -126,16 +126,21 @@ impl State {
         }
     }
 
-    /// Hands the line at each of `places` of the value of `key` to `change`, with its number in
-    /// `places`, in their order. There is a value, and they lie in it.
-    pub fn change(&mut self, key: &[u8], places: &[u32], change: &mut dyn FnMut(usize, &mut Line)) {
-        if let Some(store) = self.store.resident()
-            && !self.overlay.contains_key(key)
-        {
-            self.n_in_place += 1;
-            store.change(key, places, change).unwrap_or_else(|error| self.poison(error));
-        } else if let Some(mut value) = self.get(key) {
-            change_lines(&mut value, places, |_, _| {}, change);
+    /// Has the values of `keys` edited, which are in order, each once; one that is not there has
+    /// no lines. They are edited where they lie, if that is a store that is [`Resident`] and no
+    /// whole value is pending in the place of one of them.
+    pub fn edit(&mut self, keys: &[Vec<u8>], edit: Edit<'_>) {
+        let is_pending = keys.iter().any(|it| self.overlay.contains_key(&it[..]));
+        if let Some(store) = self.store.resident().filter(|_| !is_pending) {
+            self.n_in_place += keys.len();
+            return store.edit(keys, edit).unwrap_or_else(|error| self.poison(error));
+        }
+        let mut values: Vec<Vec<u8>> =
+            keys.iter().map(|it| self.get(it).unwrap_or_default()).collect();
+        let mut lines: Vec<_> = values.iter_mut().map(|it| it.as_chunks_mut().0).collect();
+        let mut are_changed = vec![false; keys.len()];
+        edit(&mut lines, &mut |value, _, _| are_changed[value] = true);
+        for ((key, value), _) in keys.iter().zip(values).zip(are_changed).filter(|it| it.1) {
             self.put(key, value);
         }
     }

@@ -29,7 +29,7 @@ mod store;
 
 pub use error::{Damage, LogError};
 pub use head_record::{HeadError, HeadRecord};
-pub use in_place::{Line, Resident};
+pub use in_place::{Edit, Line, Resident};
 pub use keyed::{State, Wake};
 pub use log::{Append, Log, embedded, kafka, memory};
 pub use records::Records;

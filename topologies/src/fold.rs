@@ -92,6 +92,32 @@ impl Output {
 /// A line of a processor's cache: what is changed of a value that is too large to be written anew.
 pub type Line = [u8; 64];
 
+/// Edits the lines of several values, which come in order of their keys. The second function is
+/// told of each line before it is changed: the number of its value, its place there, what it is.
+pub type Edit<'e> = &'e mut dyn FnMut(&mut [&mut [Line]], &mut dyn FnMut(usize, usize, &Line));
+
+/// The lines of several values, of which none changes that is not kept first.
+pub struct Lines<'a, 'v> {
+    values: &'a mut [&'v mut [Line]],
+    keep: &'a mut (dyn FnMut(usize, usize, &Line) + 'a),
+}
+
+impl Lines<'_, '_> {
+    /// Those of the value with this number.
+    #[inline]
+    pub fn of(&self, value: usize) -> &[Line] {
+        self.values[value]
+    }
+
+    /// A line to be changed.
+    #[inline]
+    pub fn line_mut(&mut self, value: usize, at: usize) -> &mut Line {
+        let line = &mut self.values[value][at];
+        (self.keep)(value, at, line);
+        line
+    }
+}
+
 /// The state at one place of the chain, as bytes. The engine implements it over `state`'s
 /// overlay; tests implement it over a map.
 ///
@@ -105,15 +131,17 @@ pub trait Store {
     }
     /// Sets the value under `key`.
     fn put(&mut self, key: &[u8], value: Vec<u8>);
-    /// Hands the line at each of `places` of the value under `key` to `change`, with its number in
-    /// `places`, in their order.
-    fn change(&mut self, key: &[u8], places: &[u32], change: &mut dyn FnMut(usize, &mut Line)) {
-        let Some(mut value) = self.get(key) else { return };
-        let (lines, _) = value.as_chunks_mut();
-        for (n, place) in places.iter().enumerate() {
-            change(n, &mut lines[*place as usize]);
+    /// Has the values under `keys` edited, which are in order, each once; one that is not there
+    /// has no lines.
+    fn edit(&mut self, keys: &[Vec<u8>], edit: Edit<'_>) {
+        let mut values: Vec<Vec<u8>> =
+            keys.iter().map(|it| self.get(it).unwrap_or_default()).collect();
+        let mut lines: Vec<_> = values.iter_mut().map(|it| it.as_chunks_mut().0).collect();
+        let mut are_changed = vec![false; keys.len()];
+        edit(&mut lines, &mut |value, _, _| are_changed[value] = true);
+        for ((key, value), _) in keys.iter().zip(values).zip(are_changed).filter(|it| it.1) {
+            self.put(key, value);
         }
-        self.put(key, value);
     }
     /// Removes `key`.
     fn delete(&mut self, key: &[u8]);
@@ -200,14 +228,10 @@ impl<'a> View<'a> {
         self.store.look(&full_key(self.processor, key), look);
     }
 
-    /// Changes lines of the raw bytes under a raw key where they lie: see [`Store::change`].
-    pub fn change_raw(
-        &mut self,
-        key: &[u8],
-        places: &[u32],
-        change: &mut dyn FnMut(usize, &mut Line),
-    ) {
-        self.store.change(&full_key(self.processor, key), places, change);
+    /// Edits lines of the raw bytes under raw keys where they lie: see [`Store::edit`].
+    pub fn edit_raw(&mut self, keys: &[&[u8]], edit: &mut dyn FnMut(&mut Lines<'_, '_>)) {
+        let keys: Vec<Vec<u8>> = keys.iter().map(|it| full_key(self.processor, it)).collect();
+        self.store.edit(&keys, &mut |values, keep| edit(&mut Lines { values, keep }));
     }
 
     /// Keeps raw bytes under a raw key.

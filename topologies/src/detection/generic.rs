@@ -7,7 +7,7 @@
 //! Series that mean nothing to a service are learnt and watched; they never raise an alarm, for
 //! a new series has no past to be held against and most have no objective.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::Ns;
 use schemas::event::Series;
@@ -136,11 +136,17 @@ struct Shards<'v, 'a> {
     entries: &'v Entries<'v>,
     loaded: Vec<Option<Shard<Vec<u8>>>>,
     generation: u32,
-    /// Series of other shards have been learnt already.
-    left: [bool; SHARDS],
-    /// At a dictionary's first entry: how often a series had been inserted, counted from one, when
-    /// all its places were found. Inserting moves places.
+    /// Of each shard, the record from which on it has not been learnt already.
+    left: [usize; SHARDS],
+    /// The records at which shards join, those to come.
+    joins: BTreeSet<usize>,
+    /// The record at hand.
+    record: usize,
+    /// At a dictionary's first entry: which state of all places it was when its own were found,
+    /// counted from one. A series that is inserted moves others, and those of a shard that joins
+    /// have not been looked for.
     placed: Vec<u32>,
+    placings: u32,
     insertions: u32,
 }
 
@@ -149,6 +155,11 @@ struct Shards<'v, 'a> {
 const NOWHERE: u32 = u32::MAX;
 
 impl Shards<'_, '_> {
+    #[inline]
+    fn is_left(&self, shard: usize) -> bool {
+        self.left[shard] <= self.record
+    }
+
     fn shard(&mut self, index: usize) -> &mut Shard<Vec<u8>> {
         let view = &self.view;
         self.loaded[index]
@@ -168,13 +179,13 @@ impl Shards<'_, '_> {
         let Columns { series, first, .. } = *columns;
         // A single entry is looked up as fast as its last place would be.
         let is_kept = series.len() > 1;
-        if series.is_empty() || is_kept && self.placed[first] == self.insertions {
+        if series.is_empty() || is_kept && self.placed[first] == self.placings {
             return;
         }
         let are_all_there = is_kept && self.all_stand(columns) || self.find_all(columns);
         if is_kept {
             // A full shard may take by the next record's time what it refused by this one's.
-            self.placed[first] = if are_all_there { self.insertions } else { 0 };
+            self.placed[first] = if are_all_there { self.placings } else { 0 };
         }
     }
 
@@ -187,7 +198,7 @@ impl Shards<'_, '_> {
                 it.stands_at(at, *hash)
                     .is_some_and(|at| SeriesState::head(it.record(at)).1 == self.generation)
             });
-            stands || !self.left[shard]
+            stands || !self.is_left(shard)
         };
         let places = &self.entries.hints[columns.first..];
         columns.hashes.iter().zip(places).all(|(hash, at)| stands(hash, at.get() as usize))
@@ -208,7 +219,7 @@ impl Shards<'_, '_> {
         let (generation, places) = (self.generation, &self.entries.hints);
         let mut are_all_there = true;
         for (place, (bytes, hash)) in places[first..].iter().zip(series.iter().zip(hashes)) {
-            if !self.left[shard_of(*hash)] {
+            if !self.is_left(shard_of(*hash)) {
                 continue;
             }
             let found = self.find(*hash, place.get());
@@ -227,6 +238,7 @@ impl Shards<'_, '_> {
 
     fn insert(&mut self, hash: u64, bytes: &[u8], now: Ns) {
         self.insertions += 1;
+        self.placings += 1;
         if self.insertions == ONE_BY_ONE_MAX {
             self.insert_all();
             if self.shard(shard_of(hash)).find(hash).is_ok() {
@@ -245,7 +257,7 @@ impl Shards<'_, '_> {
         let mut new: Vec<(u64, usize)> = Vec::new();
         for (entry, hash) in hashes.iter().enumerate() {
             let shard = shard_of(*hash);
-            if self.left[shard] && self.shard(shard).find(*hash).is_err() {
+            if self.left[shard] < usize::MAX && self.shard(shard).find(*hash).is_err() {
                 new.push((*hash, entry));
             }
         }
@@ -279,13 +291,19 @@ impl Shards<'_, '_> {
 
     /// Learns one record and notes which of its dictionary counts for a service's health.
     fn learn(&mut self, columns: &Columns<'_, '_>, is_health: &mut [bool]) {
+        if self.joins.remove(&self.record) {
+            self.placings += 1;
+        }
         self.place(columns);
         let rows = columns.series_idx.iter().zip(columns.ts_ns).zip(columns.value);
         for ((series, ts), value) in rows {
             let entry = columns.first + *series as usize;
             let at = self.entries.hints[entry].get();
-            let shard = &mut self.loaded[shard_of(columns.hashes[*series as usize])];
-            let Some(shard) = shard.as_mut().filter(|_| at != NOWHERE) else { continue };
+            let shard = shard_of(columns.hashes[*series as usize]);
+            if at == NOWHERE || !self.is_left(shard) {
+                continue;
+            }
+            let Some(shard) = &mut self.loaded[shard] else { continue };
             let mut state = shard.state(at as usize);
             state.learn(*value, Ns(*ts));
             shard.set(at as usize, &state);
@@ -323,19 +341,26 @@ pub(super) fn fold_left(
     left: Left,
 ) -> BTreeMap<String, Vec<Point>> {
     let generation = generation(view);
-    let Left { shards: left, mut is_health } = left;
-    if left.contains(&true) {
+    let is_left = !left.is_empty();
+    let Left { from, mut is_health } = left;
+    if is_left {
         let entries = samples.entries();
         let mut shards = Shards {
             view,
             loaded: (0..SHARDS).map(|_| None).collect(),
             generation,
-            left,
+            left: from,
+            joins: from.into_iter().collect(),
+            record: 0,
             placed: vec![0; entries.hashes.len()],
             entries,
-            insertions: 1,
+            placings: 1,
+            insertions: 0,
         };
-        samples.records().for_each(|it| shards.learn(&it, &mut is_health));
+        for (record, columns) in samples.records().enumerate() {
+            shards.record = record;
+            shards.learn(&columns, &mut is_health);
+        }
         shards.save();
     }
     let mut points: BTreeMap<String, Vec<Point>> = BTreeMap::new();
