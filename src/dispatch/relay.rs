@@ -1,14 +1,17 @@
 //! Between a runner and an owner that is another node: the runner's own node passes on what they
 //! say to each other.
 //!
-//! The owner gives a challenge, and the node signs it with its key, which the deployment's root
-//! has certified: nobody else holds a conversation in a runner's name, whoever reaches the port.
-//! What is said is checked where it always is: the runner verifies every proof, and the owner
-//! every result. Leases, mode epochs and their confirmations carry no signature of their own;
-//! for those, node and network between the two are trusted as the Unix socket is.
+//! They speak TLS ([`channel`]). The node believes the owner whose key the chain names, and the
+//! owner a node whose key the deployment's root has certified: nobody else holds a conversation in
+//! a runner's name or answers one, whoever reaches the port or sits between. What is said is
+//! checked where it always is: the runner verifies every proof, and the owner every result.
+//! Leases, mode epochs and their confirmations carry no signature of their own; for those, the
+//! node is trusted as the Unix socket is.
 //!
 //! The relay ends when office moves or either side ends it; the runner calls again, and whoever
 //! is in office then is asked.
+
+mod channel;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +22,17 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use http_body_util::Empty;
 use hyper::body::Bytes;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use runner::wire::{FromRunner, Reader, ToRunner, send};
-use schemas::ids::{hex, unhex};
-use schemas::signature::{PublicKey, certifies_node, signature_from_text, signature_text};
+use schemas::signature::{PublicKey, certifies_node};
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use super::conversation::{self, Called, Office};
+use crate::engine::Seat;
 use crate::http::App;
 use crate::http::api::problem;
 use crate::keys::Identity;
@@ -34,11 +40,9 @@ use crate::node::parts::Part;
 
 /// Where a node takes the conversations of other nodes' runners.
 pub const PATH: &str = "/api/v1/runners";
-/// What the connection is turned into. Version 1 of the messages of `runner::wire`.
-const PROTOCOL: &str = "healwright-runner/1";
-/// Domain of a node's signature over a challenge. Persisted nowhere; frozen all the same, for
-/// nodes of two versions speak with each other.
-const DOMAIN: &str = "healwright/relay/v1";
+/// What the connection is turned into: TLS, and in it the messages of `runner::wire`. Version 1 was
+/// without TLS.
+const PROTOCOL: &str = "healwright-runner/2";
 /// An owner that does not take the conversation within this time has failed.
 const REACHED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -51,26 +55,15 @@ pub struct Link {
     pub token: Option<String>,
 }
 
-/// What the owner asks to be signed.
+/// The node's first word.
 #[derive(Serialize, Deserialize)]
-struct Challenge {
-    /// 32 bytes of chance, as hex digits.
-    nonce: String,
-}
-
-/// The node's answer.
-#[derive(Serialize, Deserialize)]
-struct Answer {
-    node: PublicKey,
-    /// The root's word for that key.
+struct Introduction {
+    /// Deployment that it belongs to.
+    deployment: String,
+    /// Partition whose owner its runner wants to speak with.
+    partition: u32,
+    /// The root's word for the key that it has shown.
     certificate: String,
-    signature: String,
-}
-
-fn statement(deployment: &str, partition: u32, nonce: &str) -> Vec<u8> {
-    let mut out = schemas::wire::Writer::default();
-    out.text(deployment).u32(partition).text(nonce);
-    out.0
 }
 
 /// Passes on between a runner that has called here and the owner, until either ends it or office
@@ -84,21 +77,20 @@ pub(super) async fn carry(called: Called, part: &Part, link: &Link) -> anyhow::R
     tokio::select! {
         // Also while a word waits for a node that takes no more.
         () = moved => Ok(()),
-        ended = exchange(called, &there.endpoint, part.number, link) => ended,
+        ended = exchange(called, &there, part.number, link) => ended,
     }
 }
 
 async fn exchange(
     mut called: Called,
-    endpoint: &str,
+    there: &Seat,
     partition: u32,
     link: &Link,
 ) -> anyhow::Result<()> {
-    let reached = tokio::time::timeout(REACHED_WITHIN, reach(endpoint, partition, link));
-    let owner = reached.await.with_context(|| format!("{endpoint} does not answer"))?;
+    let greeted = tokio::time::timeout(REACHED_WITHIN, greet(there, partition, link));
+    let owner = greeted.await.with_context(|| format!("{} does not answer", there.endpoint))?;
     let (from_owner, mut to_owner) = tokio::io::split(owner?);
     let mut from_owner = Reader::new(from_owner);
-    answer_challenge(&mut from_owner, &mut to_owner, partition, link).await?;
     send(&mut to_owner, &called.hello).await?;
     metrics::counter!("healwright_relayed_conversations_total").increment(1);
     loop {
@@ -115,12 +107,26 @@ async fn exchange(
     }
 }
 
-/// A connection to the owner that has been turned into a conversation.
-async fn reach(
-    endpoint: &str,
+/// A conversation with the owner, in which this node has introduced itself.
+async fn greet(
+    there: &Seat,
     partition: u32,
     link: &Link,
-) -> anyhow::Result<TokioIo<hyper::upgrade::Upgraded>> {
+) -> anyhow::Result<TlsStream<TokioIo<Upgraded>>> {
+    let owner = there.node.context("the chain does not say whose key is in office")?;
+    let reached = reach(&there.endpoint, partition, link).await?;
+    let mut owner = channel::call(reached, &link.identity, owner).await?;
+    let introduction = Introduction {
+        deployment: link.identity.deployment.clone(),
+        partition,
+        certificate: link.identity.node_certificate().to_owned(),
+    };
+    send(&mut owner, &introduction).await?;
+    Ok(owner)
+}
+
+/// A connection to the owner that is no longer HTTP.
+async fn reach(endpoint: &str, partition: u32, link: &Link) -> anyhow::Result<TokioIo<Upgraded>> {
     let stream = TcpStream::connect(endpoint).await.with_context(|| format!("to {endpoint}"))?;
     let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream));
     let (mut sender, connection) = shaken.await.context("speaking HTTP")?;
@@ -140,30 +146,6 @@ async fn reach(
     }
     let upgraded = hyper::upgrade::on(response).await.context("taking the connection over")?;
     Ok(TokioIo::new(upgraded))
-}
-
-async fn answer_challenge<R, W>(
-    from: &mut Reader<R>,
-    to: &mut W,
-    partition: u32,
-    link: &Link,
-) -> anyhow::Result<()>
-where
-    R: tokio::io::AsyncRead + Unpin,
-    W: tokio::io::AsyncWrite + Unpin,
-{
-    let asked = tokio::time::timeout(REACHED_WITHIN, from.next::<Challenge>());
-    let Some(Challenge { nonce }) = asked.await.context("waiting for the challenge")?? else {
-        bail!("the owner gives no challenge");
-    };
-    let Identity { deployment, node, .. } = &*link.identity;
-    let signature = node.sign(DOMAIN, &statement(deployment, partition, &nonce));
-    let answer = Answer {
-        node: node.public(),
-        certificate: link.identity.node_certificate().to_owned(),
-        signature: signature_text(&signature),
-    };
-    Ok(send(to, &answer).await?)
 }
 
 /// Query of `GET /api/v1/runners`.
@@ -206,68 +188,160 @@ pub async fn take(
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
-async fn listen<S>(stream: S, part: Part, own: &Identity) -> anyhow::Result<()>
+async fn listen<S>(stream: S, part: Part, own: &Arc<Identity>) -> anyhow::Result<()>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (from, mut to) = tokio::io::split(stream);
-    let mut from = Reader::new(from);
-    let mut chance = [0; 32];
-    getrandom::fill(&mut chance).context("reading randomness for a challenge")?;
-    let nonce = hex(&chance);
-    send(&mut to, &Challenge { nonce: nonce.clone() }).await?;
-    let answered = tokio::time::timeout(REACHED_WITHIN, from.next::<Answer>());
-    let Some(answer) = answered.await.context("waiting for the answer")?? else {
-        bail!("it hung up");
-    };
-    if !is_of_deployment(&answer, own, part.number, &nonce) {
-        metrics::counter!("healwright_runners_refused_total").increment(1);
-        bail!("{} is no node of this deployment (C12)", answer.node.id());
-    }
-    let heard = tokio::time::timeout(REACHED_WITHIN, conversation::hear(from, to));
-    let called = heard.await.context("waiting for the runner's first word")??;
+    let heard = tokio::time::timeout(REACHED_WITHIN, hear(stream, part.number, own));
+    let called = heard.await.context("waiting for a node's first words")??;
     let deployment = own.deployment.clone();
     conversation::hold(called, Office { part, deployment }).await
 }
 
-/// Whether a node that the root has certified has signed this very challenge.
-fn is_of_deployment(answer: &Answer, own: &Identity, partition: u32, nonce: &str) -> bool {
-    let said = statement(&own.deployment, partition, nonce);
-    let signature = signature_from_text(&answer.signature);
-    unhex::<32>(nonce).is_some()
-        && certifies_node(&own.root, &own.deployment, &answer.node, &answer.certificate)
-        && signature.is_some_and(|it| answer.node.verify(DOMAIN, &said, &it))
+/// Hears who calls: a node, and in it a runner.
+async fn hear<S>(stream: S, partition: u32, own: &Arc<Identity>) -> anyhow::Result<Called>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (stream, node) = channel::answer(stream, own).await?;
+    let (from, to) = tokio::io::split(stream);
+    let mut from = Reader::new(from);
+    let Some(said) = from.next::<Introduction>().await? else { bail!("it hung up") };
+    if !is_of_deployment(&said, own, partition, &node) {
+        metrics::counter!("healwright_runners_refused_total").increment(1);
+        bail!("{} is no node of this deployment (C12)", node.id());
+    }
+    conversation::hear(from, to).await
+}
+
+/// Whether the root has certified the key that a node has shown, and it means to come here.
+fn is_of_deployment(said: &Introduction, own: &Identity, partition: u32, node: &PublicKey) -> bool {
+    said.deployment == own.deployment
+        && said.partition == partition
+        && certifies_node(&own.root, &own.deployment, node, &said.certificate)
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use runner::wire::Seen;
     use schemas::signature::KeyPair;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     use super::*;
 
-    fn identity(root: u8, node: u8) -> Identity {
+    fn identity(root: u8, node: u8) -> Arc<Identity> {
         let (root, node) = (KeyPair::from_seed(&[root; 32]), KeyPair::from_seed(&[node; 32]));
-        Identity::new("local", "a", &root, node)
+        Arc::new(Identity::new("local", "a", &root, node))
     }
 
-    fn answer(of: &Identity, partition: u32, nonce: &str) -> Answer {
-        let signature = of.node.sign(DOMAIN, &statement(&of.deployment, partition, nonce));
+    fn introduction(of: &Identity, partition: u32) -> Introduction {
         let certificate = of.node_certificate().to_owned();
-        Answer { node: of.node.public(), certificate, signature: signature_text(&signature) }
+        Introduction { deployment: of.deployment.clone(), partition, certificate }
     }
 
-    /// C12: who is not certified, or repeats what was signed for another occasion, is not let in.
-    #[test]
-    fn only_a_certified_node_that_signs_this_challenge_may_speak_for_a_runner() {
-        let own = identity(1, 2);
-        let [nonce, other] = [hex(&[7; 32]), hex(&[8; 32])];
-        let told = |it: &Answer| is_of_deployment(it, &own, 3, &nonce);
-        assert!(told(&answer(&identity(1, 9), 3, &nonce)));
-        assert!(!told(&answer(&identity(1, 9), 3, &other)), "an answer to another challenge");
-        assert!(!told(&answer(&identity(1, 9), 4, &nonce)), "an answer for another partition");
-        assert!(!told(&answer(&identity(5, 9), 3, &nonce)), "a node of another deployment");
-        let mut borrowed = answer(&identity(1, 9), 3, &nonce);
-        borrowed.certificate = own.node_certificate().to_owned();
-        assert!(!told(&borrowed), "a certificate of another key");
+    fn hello() -> FromRunner {
+        FromRunner::Hello {
+            host: "machine-b".to_owned(),
+            key: KeyPair::from_seed(&[7; 32]).public(),
+            seen: Seen { size: 0, root: schemas::Hash::default() },
+            mode_epoch: 0,
+            sandbox: Vec::new(),
+            version: String::new(),
+        }
+    }
+
+    /// Greets whoever is at the other end as the node `own`, and says this.
+    async fn speak(
+        stream: DuplexStream,
+        own: Arc<Identity>,
+        expected: PublicKey,
+        said: Introduction,
+    ) -> anyhow::Result<TlsStream<DuplexStream>> {
+        let mut stream = channel::call(stream, &own, expected).await?;
+        send(&mut stream, &said).await?;
+        send(&mut stream, &hello()).await?;
+        Ok(stream)
+    }
+
+    /// Partition 3 of `owner` hears `own`, which expects `expected` and says `said`.
+    async fn heard(
+        owner: &Arc<Identity>,
+        own: &Arc<Identity>,
+        expected: PublicKey,
+        said: Introduction,
+    ) -> anyhow::Result<Called> {
+        let (here, there) = duplex(64 * 1024);
+        let speaker = tokio::spawn(speak(here, own.clone(), expected, said));
+        let heard = hear(there, 3, owner).await;
+        let spoken = speaker.await.unwrap();
+        spoken.and(heard)
+    }
+
+    /// C12: who is not certified, or shows another's certificate, is not let in.
+    #[tokio::test]
+    async fn only_a_certified_node_may_speak_for_a_runner() {
+        let (owner, node, stranger) = (identity(1, 2), identity(1, 9), identity(5, 9));
+        let key = owner.node.public();
+        let called = heard(&owner, &node, key, introduction(&node, 3)).await.unwrap();
+        assert_eq!(called.host.host, "machine-b");
+        let refused = [
+            ("another partition", &node, introduction(&node, 4)),
+            ("another deployment", &stranger, introduction(&stranger, 3)),
+            ("a certificate of another key", &node, introduction(&owner, 3)),
+            ("one that says where it is not from", &stranger, {
+                Introduction { deployment: owner.deployment.clone(), ..introduction(&stranger, 3) }
+            }),
+        ];
+        for (what, own, said) in refused {
+            let error = heard(&owner, own, key, said).await.err().expect(what);
+            assert!(
+                format!("{error:#}").contains("no node of this deployment"),
+                "{what}: {error:#}"
+            );
+        }
+    }
+
+    /// C12: an answer is a node's that the chain names, though others are certified too.
+    #[tokio::test]
+    async fn a_runner_is_taken_to_the_owner_that_the_chain_names_and_to_nobody_else() {
+        let (owner, other, node) = (identity(1, 2), identity(1, 3), identity(1, 9));
+        let expected = owner.node.public();
+        let refused = heard(&other, &node, expected, introduction(&node, 3)).await.err();
+        let error = format!("{:#}", refused.expect("it is not the owner"));
+        assert!(error.contains("greeting node"), "{error}");
+    }
+
+    /// C12: whoever sits between two nodes reads nothing, and changes nothing that is believed.
+    #[tokio::test]
+    async fn between_two_nodes_nothing_is_read_and_nothing_changed() {
+        for interferes in [false, true] {
+            let (owner, node) = (identity(1, 2), identity(1, 9));
+            let (here, mut near) = duplex(64 * 1024);
+            let (mut far, there) = duplex(64 * 1024);
+            let hears = tokio::spawn(async move { hear(there, 3, &owner).await });
+            let expected = identity(1, 2).node.public();
+            let calls = channel::call(here, &node, expected);
+            let mut between = Box::pin(tokio::io::copy_bidirectional(&mut near, &mut far));
+            let mut stream = tokio::select! {
+                it = calls => it.unwrap(),
+                _ = &mut between => panic!("it ended"),
+            };
+            drop(between);
+            send(&mut stream, &introduction(&node, 3)).await.unwrap();
+            send(&mut stream, &hello()).await.unwrap();
+            drop(stream);
+            let mut seen = Vec::new();
+            near.read_to_end(&mut seen).await.unwrap();
+            assert!(!seen.windows(9).any(|it| it == b"machine-b"), "a name is read in clear");
+            if interferes {
+                let last = seen.len() - 1;
+                seen[last / 2] ^= 1;
+            }
+            far.write_all(&seen).await.unwrap();
+            far.shutdown().await.unwrap();
+            assert_eq!(hears.await.unwrap().is_err(), interferes, "interferes: {interferes}");
+        }
     }
 }

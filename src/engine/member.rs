@@ -175,8 +175,10 @@ impl Member {
 
     fn announce(&self, shared: &Shared, head: &Head, here: bool) -> Result<(), EngineError> {
         if shared.seat.borrow().epoch != head.epoch || shared.seat.borrow().here != here {
-            let endpoint = self.log.elected()?.map(|it| it.endpoint).unwrap_or_default();
-            shared.seat.send_replace(Seat { here, epoch: head.epoch, endpoint });
+            let elected = self.log.elected()?;
+            let node = elected.as_ref().map(|it| it.certificate.node);
+            let endpoint = elected.map(|it| it.endpoint).unwrap_or_default();
+            shared.seat.send_replace(Seat { here, epoch: head.epoch, endpoint, node });
         }
         shared.moved.send_if_modified(|moved| {
             let grown = moved.next_seq < head.next_seq;

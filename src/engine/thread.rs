@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use schemas::signature::PublicKey;
 use schemas::{Ns, Stream};
 use state::{Log, LogError, State};
 use tokio::sync::{oneshot, watch};
@@ -71,6 +72,8 @@ pub struct Seat {
     pub epoch: u64,
     /// Where the elected node answers.
     pub endpoint: String,
+    /// Its key, as the election says.
+    pub node: Option<PublicKey>,
 }
 
 /// An input on its way: where it is durable, and the answer that comes once it is journaled.
@@ -125,7 +128,7 @@ impl Engine {
         let (work, todo) = sync_channel(QUEUE);
         let next_seq = owner.head().next_seq;
         let shared = Shared::new(log, work, next_seq, false);
-        let here = Seat { here: true, epoch: owner.head().epoch, endpoint: String::new() };
+        let here = Seat { here: true, epoch: owner.head().epoch, ..Seat::default() };
         shared.seat.send_replace(here);
         let running = shared.clone();
         Engine::spawn(shared, move || {

@@ -209,3 +209,113 @@ fn the_more_waits_the_more_seldom_it_is_written() {
     assert!(!due(64 * mib, Duration::from_secs(15)) && due(64 * mib, Duration::from_secs(16)));
     assert!(due(129 * mib, Duration::ZERO));
 }
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn model_of(store: &dyn Store) -> Model {
+    let mut all = Model::new();
+    store
+        .scan(b"k", &mut |key, value| {
+            all.insert(key.to_vec(), value.to_vec());
+        })
+        .unwrap();
+    all
+}
+
+/// A state over it beside two maps, one for what is committed and one for the batch in progress.
+struct Pair {
+    copy: Arc<EmbeddedLog>,
+    log: Arc<Behind>,
+    state: State,
+    committed: Model,
+    ahead: Model,
+    next_seq: u64,
+}
+
+impl Pair {
+    fn step(&mut self, chance: &mut impl FnMut(u64) -> u64) {
+        let key = |n: u64| format!("k{n}").into_bytes();
+        match chance(14) {
+            0..6 => {
+                let keys: Vec<Vec<u8>> = (0..5).filter(|_| chance(2) == 0).map(key).collect();
+                let to = [chance(256) as u8; 64];
+                let mut at = Vec::new();
+                self.state.edit(&keys, &mut |values, keep| {
+                    for (number, value) in values.iter_mut().enumerate() {
+                        for _ in 0..chance(4).min(value.len() as u64) {
+                            let place = chance(value.len() as u64) as usize;
+                            keep(number, place, &value[place]);
+                            value[place] = to;
+                            at.push((number, place));
+                        }
+                    }
+                });
+                for (number, place) in at {
+                    let value = self.ahead.get_mut(&keys[number]).unwrap();
+                    value[place * 64..][..64].copy_from_slice(&to);
+                }
+            }
+            6 | 7 => {
+                let (key, value) = (key(chance(5)), vec![chance(256) as u8; 64 * 7]);
+                self.state.put(&key, value.clone());
+                self.ahead.insert(key, value);
+            }
+            8 => {
+                let key = key(chance(5));
+                self.state.delete(&key);
+                self.ahead.remove(&key);
+            }
+            9 | 10 => {
+                self.next_seq += 1;
+                commit(&self.log, &mut self.state, self.next_seq);
+                self.committed = self.ahead.clone();
+            }
+            11 => {
+                self.state.discard();
+                self.ahead = self.committed.clone();
+            }
+            12 => {
+                self.log.flush().unwrap();
+                assert_eq!(model_of(&*self.copy), self.committed);
+                assert_eq!(self.copy.position().unwrap(), self.next_seq);
+            }
+            _ => {
+                let other = State::new(self.log.clone()).unwrap();
+                drop(std::mem::replace(&mut self.state, other));
+                self.ahead = self.committed.clone();
+            }
+        }
+    }
+
+    fn compare(&self) {
+        assert_eq!(self.state.scan(b"k").into_iter().collect::<Model>(), self.ahead);
+        assert_eq!(model_of(&*self.log), self.committed);
+        for n in 0..5 {
+            let key = format!("k{n}").into_bytes();
+            assert_eq!(self.state.get(&key).as_ref(), self.ahead.get(&key));
+            assert_eq!(self.log.get(&key).unwrap().as_ref(), self.committed.get(&key));
+        }
+    }
+}
+
+#[test]
+fn whatever_comes_after_whatever_it_is_as_two_maps() {
+    for seed in 0..40 {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = Arc::new(EmbeddedLog::open(dir.path(), "test", 0).unwrap());
+        let every = if seed % 2 == 0 { Duration::MAX } else { Duration::ZERO };
+        let log = Arc::new(Behind::every(copy.clone(), every, &Sharers::default()));
+        let state = State::new(log.clone()).unwrap();
+        let (committed, ahead) = (Model::new(), Model::new());
+        let mut pair = Pair { copy, log, state, committed, ahead, next_seq: 0 };
+        let mut n: u64 = seed;
+        let mut chance = |below: u64| {
+            n = (n ^ n >> 7).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(seed);
+            (n >> 33) % below.max(1)
+        };
+        for _ in 0..120 {
+            pair.step(&mut chance);
+            pair.compare();
+        }
+    }
+}
