@@ -21,8 +21,8 @@ use tokio::sync::watch;
 
 pub use freeze::command;
 pub use register::Registrar;
-pub use relay::Link;
 
+use crate::keys::Identity;
 use crate::node::Layout;
 use crate::node::parts::Part;
 
@@ -65,7 +65,7 @@ pub fn listen(
     layout: &Layout,
     part: &Part,
     registrar: Registrar,
-    link: Option<Link>,
+    shared: Option<Arc<Identity>>,
     deployment: &str,
 ) -> anyhow::Result<()> {
     let path = layout.partition(part.number).socket();
@@ -80,9 +80,9 @@ pub fn listen(
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (part, registrar) = (part.clone(), registrar.clone());
-            let (link, deployment) = (link.clone(), deployment.clone());
+            let (shared, deployment) = (shared.clone(), deployment.clone());
             tokio::spawn(async move {
-                let served = serve(stream, part, &registrar, link.as_ref(), deployment);
+                let served = serve(stream, part, &registrar, shared.as_ref(), deployment);
                 if let Err(error) = served.await {
                     tracing::debug!(error = format!("{error:#}"), "a runner's conversation ended");
                 }
@@ -98,15 +98,15 @@ async fn serve(
     stream: UnixStream,
     part: Part,
     registrar: &Registrar,
-    link: Option<&Link>,
+    shared: Option<&Arc<Identity>>,
     deployment: String,
 ) -> anyhow::Result<()> {
     let (from, to) = tokio::io::split(stream);
     let called = conversation::hear(Reader::new(from), to).await?;
     registrar.let_in(&called.host, &part).await?;
     let here = part.engine.seat().borrow().here;
-    match link.filter(|_| !here) {
-        Some(link) => relay::carry(called, &part, link).await.inspect_err(|error| {
+    match shared.filter(|_| !here) {
+        Some(own) => relay::carry(called, &part, own).await.inspect_err(|error| {
             metrics::counter!("healwright_relays_failed_total").increment(1);
             let error = format!("{error:#}");
             tracing::warn!(error, "this machine's runner cannot be taken to the node in office");

@@ -17,6 +17,7 @@ use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::dispatch;
+use crate::keys::Identity;
 use crate::node::parts::Parts;
 use crate::projection::Projection;
 
@@ -35,8 +36,8 @@ pub struct Inner {
     pub projection: Projection,
     /// Who may write.
     pub gate: gate::Gate,
-    /// What other nodes are believed by, where there are any.
-    pub link: Option<dispatch::Link>,
+    /// Who this node is to others, where it shares its partitions with any.
+    pub shared: Option<Arc<Identity>>,
     /// Renders `/metrics`.
     pub metrics: PrometheusHandle,
     /// What bounds the readers of the page.
@@ -52,13 +53,14 @@ pub fn router(app: App) -> Router {
         .route("/api/v1/approvals", post(api::approval))
         .route("/api/v1/config", post(api::config))
         .route("/api/v1/skip", post(api::skip))
-        .route(dispatch::relay::PATH, get(dispatch::relay::take))
         .route("/api/incidents/freeze", post(api::freeze))
         .route("/api/incidents/unfreeze", post(api::unfreeze))
         .layer(axum::middleware::from_fn_with_state(app.clone(), gate::writes));
     Router::new()
         .merge(writes)
         .merge(page::routes())
+        // Nodes ask each other for keys, and for nothing that could be overheard.
+        .route(dispatch::relay::PATH, get(dispatch::relay::take))
         .route("/healthz", get(api::healthz))
         .route("/readyz", get(api::readyz))
         .route("/metrics", get(api::metrics))

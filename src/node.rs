@@ -35,7 +35,7 @@ use self::parts::{Part, Parts};
 use self::runner::Runners;
 use self::shared::Share;
 use crate::config::{Checkpoints, Escalation};
-use crate::dispatch::{self, Confirmations, Link, Registrar, register};
+use crate::dispatch::{self, Confirmations, Registrar, register};
 use crate::engine::heads::Heads;
 use crate::engine::owner::{Chance, Office, Owner};
 use crate::engine::{Engine, Handle};
@@ -202,7 +202,7 @@ impl Node {
         let started = start_engines(&config, &identity, joined.n_partitions, &endpoint).await?;
         let shares = started.iter().any(|it| it.shared.is_some());
         let requests = config.requests(&identity);
-        let link = shares.then(|| Link { identity, token: config.token.clone() });
+        let shared = shares.then_some(identity);
         let part = |(number, it): (u32, &Started)| {
             let engine = it.engine.handle();
             Part { number, engine, confirmations: Confirmations::default() }
@@ -219,7 +219,7 @@ impl Node {
         activate(activator.clone(), &config).await.map_err(stands_still)?;
         let registrar = Registrar { activator: activator.clone(), requests };
         for part in parts.all() {
-            dispatch::listen(&layout, part, registrar.clone(), link.clone(), &deployment)?;
+            dispatch::listen(&layout, part, registrar.clone(), shared.clone(), &deployment)?;
         }
         if let (Some(asked), Some(activator)) = (&joined.asked, &activator) {
             let own = config.runner.then(|| config.host());
@@ -233,7 +233,7 @@ impl Node {
                 token: config.token.clone(),
                 hosts: own_names(&config.hosts, &endpoint),
             },
-            link,
+            shared,
             metrics,
             bounds: crate::http::page::Bounds::default(),
         }));

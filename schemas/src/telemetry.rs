@@ -77,6 +77,9 @@ pub struct Samples<'a> {
     ts_ns: Vec<u64>,
     value: Vec<f64>,
     records: Vec<Place>,
+    /// The bytes of an index column that was read, and where it stands: records of one sender are
+    /// alike. None of a single sample, which is read as fast as it would be copied.
+    indices: (&'a [u8], Range<usize>),
     dictionaries: Dictionaries,
 }
 
@@ -130,12 +133,13 @@ impl<'a> Samples<'a> {
         self.ts_ns.clear();
         self.value.clear();
         self.records.clear();
-        let Samples { entries, series_idx, ts_ns, value, records, dictionaries } = self;
+        let Samples { entries, series_idx, ts_ns, value, records, dictionaries, .. } = self;
         let Entries { series, hashes, hints } = entries;
         // There is none; the vector's memory goes over to another lifetime.
         let series = series.into_iter().map(|_| &[][..]).collect();
         let entries = Entries { series, hashes, hints };
-        Samples { entries, series_idx, ts_ns, value, records, dictionaries }
+        let indices = Default::default();
+        Samples { entries, series_idx, ts_ns, value, records, indices, dictionaries }
     }
 
     /// Makes room for `times` as many as there are. Memory that is grown into by halves is touched
@@ -165,6 +169,7 @@ impl<'a> Samples<'a> {
             self.series_idx.truncate(n_samples);
             self.ts_ns.truncate(n_samples);
             self.value.truncate(n_samples);
+            self.indices = Default::default();
         }
         added
     }
@@ -229,12 +234,12 @@ impl<'a> Samples<'a> {
         cursor.text()?;
         cursor.skip_text()?;
         let dictionary = self.dictionary(&mut cursor)?;
-        cursor.block(&mut self.series_idx, Cursor::index)?;
+        self.index_column(&mut cursor)?;
         cursor.block(&mut self.ts_ns, {
             let mut before = (&datum[..0], 0);
             move |cursor| cursor.time(&mut before)
         })?;
-        cursor.block(&mut self.value, Cursor::double)?;
+        cursor.doubles(&mut self.value)?;
         cursor.skip_option_text()?;
         cursor.end()?;
         let n = self.value.len();
@@ -246,6 +251,22 @@ impl<'a> Samples<'a> {
             return Err("a sample names a series outside the dictionary");
         }
         Ok(dictionary)
+    }
+
+    fn index_column(&mut self, cursor: &mut Cursor<'a>) -> Read<()> {
+        let (bytes, stands) = &self.indices;
+        if !bytes.is_empty() && cursor.bytes.starts_with(bytes) {
+            cursor.bytes = &cursor.bytes[bytes.len()..];
+            self.series_idx.extend_from_within(stands.clone());
+            return Ok(());
+        }
+        let (start, from) = (cursor.bytes, self.series_idx.len());
+        cursor.block(&mut self.series_idx, Cursor::index)?;
+        let stands = from..self.series_idx.len();
+        if stands.len() > 1 {
+            self.indices = (&start[..start.len() - cursor.bytes.len()], stands);
+        }
+        Ok(())
     }
 
     /// One that is kept, or what is read now.
@@ -322,12 +343,6 @@ impl<'a> Cursor<'a> {
         u32::try_from(self.long()?).map_err(|_| "an index outside 32 bits")
     }
 
-    fn double(&mut self) -> Read<f64> {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(self.take(8)?);
-        Ok(f64::from_le_bytes(bytes))
-    }
-
     fn text(&mut self) -> Read<&'a str> {
         let n = self.unsigned()? as usize;
         std::str::from_utf8(self.take(n)?).map_err(|_| "text is no UTF-8")
@@ -382,6 +397,26 @@ impl<'a> Cursor<'a> {
         items: &mut Vec<T>,
         mut item: impl FnMut(&mut Self) -> Read<T>,
     ) -> Read<()> {
+        self.blocks(|cursor, count| {
+            items.reserve(count);
+            for _ in 0..count {
+                items.push(item(cursor)?);
+            }
+            Ok(())
+        })
+    }
+
+    /// The same of numbers, eight bytes each.
+    fn doubles(&mut self, items: &mut Vec<f64>) -> Read<()> {
+        self.blocks(|cursor, count| {
+            let (numbers, _) = cursor.take(8 * count)?.as_chunks();
+            items.extend(numbers.iter().map(|it| f64::from_le_bytes(*it)));
+            Ok(())
+        })
+    }
+
+    /// Hands the number of items of each block to `block`, which reads them.
+    fn blocks(&mut self, mut block: impl FnMut(&mut Self, usize) -> Read<()>) -> Read<()> {
         loop {
             let count = self.long()?;
             if count == 0 {
@@ -396,10 +431,7 @@ impl<'a> Cursor<'a> {
             if count > self.bytes.len() as u64 {
                 return Err("more items than bytes");
             }
-            items.reserve(count as usize);
-            for _ in 0..count {
-                items.push(item(self)?);
-            }
+            block(self, count as usize)?;
         }
     }
 

@@ -1,7 +1,7 @@
 //! Between a runner and an owner that is another node: the runner's own node passes on what they
 //! say to each other.
 //!
-//! They speak TLS ([`channel`]). The node believes the owner whose key the chain names, and the
+//! They speak TLS (`channel.rs`). The node believes the owner whose key the chain names, and the
 //! owner a node whose key the deployment's root has certified: nobody else holds a conversation in
 //! a runner's name or answers one, whoever reaches the port or sits between. What is said is
 //! checked where it always is: the runner verifies every proof, and the owner every result.
@@ -46,15 +46,6 @@ const PROTOCOL: &str = "healwright-runner/2";
 /// An owner that does not take the conversation within this time has failed.
 const REACHED_WITHIN: Duration = Duration::from_secs(5);
 
-/// What a node needs to be believed by others, and to believe them.
-#[derive(Clone)]
-pub struct Link {
-    /// Who this node is.
-    pub identity: Arc<Identity>,
-    /// The token that nodes of this deployment ask for.
-    pub token: Option<String>,
-}
-
 /// The node's first word.
 #[derive(Serialize, Deserialize)]
 struct Introduction {
@@ -68,7 +59,7 @@ struct Introduction {
 
 /// Passes on between a runner that has called here and the owner, until either ends it or office
 /// moves.
-pub(super) async fn carry(called: Called, part: &Part, link: &Link) -> anyhow::Result<()> {
+pub(super) async fn carry(called: Called, part: &Part, own: &Arc<Identity>) -> anyhow::Result<()> {
     let mut seat = part.engine.seat();
     let there = seat.borrow_and_update().clone();
     ensure!(!there.endpoint.is_empty(), "no node holds office on partition {}", part.number);
@@ -77,7 +68,7 @@ pub(super) async fn carry(called: Called, part: &Part, link: &Link) -> anyhow::R
     tokio::select! {
         // Also while a word waits for a node that takes no more.
         () = moved => Ok(()),
-        ended = exchange(called, &there, part.number, link) => ended,
+        ended = exchange(called, &there, part.number, own) => ended,
     }
 }
 
@@ -85,9 +76,9 @@ async fn exchange(
     mut called: Called,
     there: &Seat,
     partition: u32,
-    link: &Link,
+    own: &Arc<Identity>,
 ) -> anyhow::Result<()> {
-    let greeted = tokio::time::timeout(REACHED_WITHIN, greet(there, partition, link));
+    let greeted = tokio::time::timeout(REACHED_WITHIN, greet(there, partition, own));
     let owner = greeted.await.with_context(|| format!("{} does not answer", there.endpoint))?;
     let (from_owner, mut to_owner) = tokio::io::split(owner?);
     let mut from_owner = Reader::new(from_owner);
@@ -111,34 +102,31 @@ async fn exchange(
 async fn greet(
     there: &Seat,
     partition: u32,
-    link: &Link,
+    own: &Arc<Identity>,
 ) -> anyhow::Result<TlsStream<TokioIo<Upgraded>>> {
     let owner = there.node.context("the chain does not say whose key is in office")?;
-    let reached = reach(&there.endpoint, partition, link).await?;
-    let mut owner = channel::call(reached, &link.identity, owner).await?;
+    let reached = reach(&there.endpoint, partition).await?;
+    let mut owner = channel::call(reached, own, owner).await?;
     let introduction = Introduction {
-        deployment: link.identity.deployment.clone(),
+        deployment: own.deployment.clone(),
         partition,
-        certificate: link.identity.node_certificate().to_owned(),
+        certificate: own.node_certificate().to_owned(),
     };
     send(&mut owner, &introduction).await?;
     Ok(owner)
 }
 
 /// A connection to the owner that is no longer HTTP.
-async fn reach(endpoint: &str, partition: u32, link: &Link) -> anyhow::Result<TokioIo<Upgraded>> {
+async fn reach(endpoint: &str, partition: u32) -> anyhow::Result<TokioIo<Upgraded>> {
     let stream = TcpStream::connect(endpoint).await.with_context(|| format!("to {endpoint}"))?;
     let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream));
     let (mut sender, connection) = shaken.await.context("speaking HTTP")?;
     // Its end is noticed by whoever reads.
     tokio::spawn(connection.with_upgrades());
-    let mut request = hyper::Request::get(format!("{PATH}?partition={partition}"))
+    let request = hyper::Request::get(format!("{PATH}?partition={partition}"))
         .header(header::HOST, endpoint)
         .header(header::CONNECTION, "upgrade")
         .header(header::UPGRADE, PROTOCOL);
-    if let Some(token) = &link.token {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-    }
     let request = request.body(Empty::<Bytes>::new()).context("writing the request")?;
     let response = sender.send_request(request).await.context("asking the owner")?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -162,7 +150,7 @@ pub async fn take(
     headers: HeaderMap,
     mut request: Request,
 ) -> Response {
-    let Some((part, link)) = app.0.parts.get(which.partition).zip(app.0.link.clone()) else {
+    let Some((part, own)) = app.0.parts.get(which.partition).zip(app.0.shared.clone()) else {
         let why = "this node shares no such partition with others";
         return problem(StatusCode::NOT_FOUND, "unknown_partition", why);
     };
@@ -178,7 +166,7 @@ pub async fn take(
     tokio::spawn(async move {
         let held = async {
             let upgraded = upgrade.await.context("taking the connection over")?;
-            listen(TokioIo::new(upgraded), part, &link.identity).await
+            listen(TokioIo::new(upgraded), part, &own).await
         };
         if let Err(error) = held.await {
             tracing::debug!(error = format!("{error:#}"), "a relayed conversation ended");
@@ -284,8 +272,10 @@ mod tests {
     async fn only_a_certified_node_may_speak_for_a_runner() {
         let (owner, node, stranger) = (identity(1, 2), identity(1, 9), identity(5, 9));
         let key = owner.node.public();
-        let called = heard(&owner, &node, key, introduction(&node, 3)).await.unwrap();
+        let mut called = heard(&owner, &node, key, introduction(&node, 3)).await.unwrap();
         assert_eq!(called.host.host, "machine-b");
+        let word = called.from.next::<FromRunner>().await.unwrap();
+        assert!(word.is_none(), "who hangs up has ended it, and nothing has failed");
         let refused = [
             ("another partition", &node, introduction(&node, 4)),
             ("another deployment", &stranger, introduction(&stranger, 3)),

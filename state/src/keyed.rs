@@ -58,7 +58,7 @@ pub struct State {
     /// None where the store keeps the values.
     cache: Option<RefCell<Cache>>,
     overlay: HashMap<Arc<[u8]>, Option<Value>>,
-    /// How often the batch in progress has changed a value in place.
+    /// Values that the batch in progress has been given to edit in place, each as often as it was.
     n_in_place: usize,
     /// The overlay's keys in order, as far as a scan has needed them …
     index: RefCell<BTreeSet<Arc<[u8]>>>,
@@ -130,6 +130,9 @@ impl State {
     /// no lines. They are edited where they lie, if that is a store that is [`Resident`] and no
     /// whole value is pending in the place of one of them.
     pub fn edit(&mut self, keys: &[Vec<u8>], edit: Edit<'_>) {
+        if keys.is_empty() {
+            return edit(&mut [], &mut |_, _, _| {});
+        }
         let is_pending = keys.iter().any(|it| self.overlay.contains_key(&it[..]));
         if let Some(store) = self.store.resident().filter(|_| !is_pending) {
             self.n_in_place += keys.len();

@@ -88,7 +88,7 @@ pub(crate) type Value = Arc<Vec<u8>>;
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     pairs: Vec<(Arc<[u8]>, Option<Value>)>,
-    /// Whether the batch has also changed values where they lie ([`Resident::change`]).
+    /// Whether the batch has also changed values where they lie ([`Resident::edit`]).
     are_in_place: bool,
     fault: Option<LogError>,
 }

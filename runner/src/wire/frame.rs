@@ -7,7 +7,7 @@
 //! - No more than [`LINE_BYTES_MAX`] bytes and one read are ever held for a peer.
 //! - One line is one JSON value; compact JSON holds no line feed.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -146,7 +146,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 return Ok(Some(message));
             }
             chunk.clear();
-            if self.stream.read_buf(&mut chunk).await? == 0 {
+            let n = match self.stream.read_buf(&mut chunk).await {
+                // As TLS tells of somebody who has hung up without a word; a line that is cut by it
+                // is noticed all the same.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => 0,
+                read => read?,
+            };
+            if n == 0 {
                 return self.lines.end();
             }
             self.lines.feed(&chunk);

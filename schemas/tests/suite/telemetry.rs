@@ -126,21 +126,35 @@ fn record(series_idx: Vec<u32>, ts_ns: Vec<u64>, value: Vec<f64>) -> Vec<u8> {
         .unwrap()
 }
 
-/// Records read one after the other are what each is alone, whatever was refused between them.
+/// Records read one after the other are what each is alone, whatever was refused between them and
+/// whichever of their columns are alike.
 #[test]
 fn records_lie_end_to_end() {
-    let (one, two) =
-        (record(vec![0], vec![1], vec![1.0]), record(vec![0, 0], vec![2, 3], vec![2.0, 3.0]));
-    let ragged = record(vec![0, 0, 0], vec![1], vec![1.0]);
+    let one = record(vec![0], vec![1], vec![1.0]);
+    let two = record(vec![0, 0], vec![2, 3], vec![2.0, 3.0]);
+    let three = record(vec![0, 0, 0], vec![4, 5, 6], vec![f64::NAN, 4.0, -0.0]);
+    let [ragged_two, ragged_three] = [2, 3].map(|n| record(vec![0; n], vec![1], vec![1.0]));
+    let outside = record(vec![0, 9], vec![1, 2], vec![1.0, 2.0]);
     let mut samples = Samples::default();
-    samples.read(&one).unwrap();
-    samples.read(&ragged).unwrap_err();
-    samples.read(&two).unwrap();
-    let alone = [Samples::decode(&one).unwrap(), Samples::decode(&two).unwrap()];
-    let alone: Vec<_> = alone.iter().flat_map(Samples::records).collect();
-    let together: Vec<_> = samples.records().map(|it| Columns { first: 0, ..it }).collect();
-    assert_eq!(together, alone);
-    assert_eq!(samples.len(), 3);
+    let mut alone: Vec<Samples<'_>> = Vec::new();
+    for range in 0..2 {
+        samples = samples.recycle();
+        alone.clear();
+        let records = [&one, &ragged_three, &three, &two, &ragged_two, &two, &outside, &outside];
+        for it in records.into_iter().chain([&three, &ragged_three, &three, &one]) {
+            match [&ragged_two, &ragged_three, &outside].contains(&it) {
+                true => drop(samples.read(it).unwrap_err()),
+                false => {
+                    samples.read(it).unwrap();
+                    alone.push(Samples::decode(it).unwrap());
+                }
+            }
+        }
+        let alone: Vec<_> = alone.iter().flat_map(Samples::records).collect();
+        let together: Vec<_> = samples.records().map(|it| Columns { first: 0, ..it }).collect();
+        assert_eq!(format!("{together:?}"), format!("{alone:?}"), "range {range}");
+    }
+    assert_eq!(samples.len(), 15);
 }
 
 proptest! {

@@ -7,8 +7,10 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{
@@ -47,6 +49,8 @@ where
             rustls::client::AlwaysResolvesClientRawPublicKeys::new(certified(own)),
         ));
     config.enable_sni = false;
+    // A session that is resumed proves no key, and all nodes have one name here.
+    config.resumption = Resumption::disabled();
     let name = ServerName::try_from(NAME).context("naming the node")?;
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     connected.with_context(|| format!("greeting node {}", expected.id()))
@@ -63,13 +67,15 @@ pub(super) async fn answer<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let config = ServerConfig::builder_with_provider(ciphers())
+    let mut config = ServerConfig::builder_with_provider(ciphers())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .context("preparing TLS")?
         .with_client_cert_verifier(Arc::new(Peer(None)))
         .with_cert_resolver(Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(
             certified(own),
         )));
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     let accepted = TlsAcceptor::from(Arc::new(config)).accept(stream).await;
     let accepted = accepted.context("greeting a node")?;
     let shown = accepted.get_ref().1.peer_certificates().and_then(<[_]>::first);

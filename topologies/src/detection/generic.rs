@@ -72,14 +72,17 @@ impl SeriesState {
         self.at = self.at.max(at);
     }
 
-    /// Of a record: whether it counts for a service's health, and since which registry that is
-    /// known.
+    /// Of a record: since which registry it is known what the series means.
     #[inline]
-    pub(super) fn head(record: &[u8]) -> (bool, u32) {
-        let mut head = [0; 8];
-        head.copy_from_slice(&record[8..16]);
-        let head = u64::from_le_bytes(head);
-        (head as u8 == HEALTH, (head >> 32) as u32)
+    pub(super) fn generation_of(record: &[u8]) -> u32 {
+        let mut generation = [0; 4];
+        generation.copy_from_slice(&record[12..16]);
+        u32::from_le_bytes(generation)
+    }
+
+    #[inline]
+    pub(super) fn counts_for_health(&self) -> bool {
+        self.class == HEALTH
     }
 
     #[inline]
@@ -196,7 +199,7 @@ impl Shards<'_, '_> {
             let shard = shard_of(*hash);
             let stands = self.loaded[shard].as_ref().is_some_and(|it| {
                 it.stands_at(at, *hash)
-                    .is_some_and(|at| SeriesState::head(it.record(at)).1 == self.generation)
+                    .is_some_and(|at| SeriesState::generation_of(it.record(at)) == self.generation)
             });
             stands || !self.is_left(shard)
         };
@@ -307,7 +310,7 @@ impl Shards<'_, '_> {
             let mut state = shard.state(at as usize);
             state.learn(*value, Ns(*ts));
             shard.set(at as usize, &state);
-            is_health[entry] = state.class == HEALTH;
+            is_health[entry] |= state.counts_for_health();
         }
     }
 

@@ -235,12 +235,10 @@ impl Range<'_> {
         let all_stand = all_stand(shard, rows) && all_stand(shard, entries);
         let (shard, mut items) = (Shard(shard.as_flattened()), rows.iter().chain(entries));
         let are_known = match all_stand {
-            true => items.all(|it| self.is_known(&shard, it.hint as usize, it, is_health)),
-            false => self.seek(&shard, items, is_health),
+            true => items.all(|it| self.is_classified(&shard, it.hint as usize)),
+            false => self.seek(&shard, items),
         };
         if !are_known {
-            let items = rows.iter().chain(entries);
-            items.for_each(|it| is_health[it.entry as usize] = false);
             return false;
         }
         for row in rows {
@@ -249,22 +247,20 @@ impl Range<'_> {
             let mut state = SeriesState::read(record);
             state.learn(row.value, row.at);
             state.write(record);
+            if state.counts_for_health() {
+                is_health[row.entry as usize] = true;
+            }
         }
         true
     }
 
     /// Looks items up, not all of which stand where they stood last; whether all are there and
     /// classified.
-    fn seek<'i>(
-        &mut self,
-        shard: &Shard<&[u8]>,
-        items: impl Iterator<Item = &'i Item>,
-        is_health: &mut [bool],
-    ) -> bool {
+    fn seek<'i>(&mut self, shard: &Shard<&[u8]>, items: impl Iterator<Item = &'i Item>) -> bool {
         self.sought.clear();
         for item in items {
             match shard.stands_at(item.hint as usize, item.hash) {
-                Some(at) if self.is_known(shard, at, item, is_health) => {}
+                Some(at) if self.is_classified(shard, at) => {}
                 Some(_) => return false,
                 None => self.sought.push(*item),
             }
@@ -280,32 +276,22 @@ impl Range<'_> {
             let found = if is_dense { self.column.binary_search(hash) } else { shard.find(*hash) };
             let Ok(at) = found else { return false };
             self.places[*entry as usize].set(at as u32);
-            self.is_known(shard, at, item, is_health)
+            self.is_classified(shard, at)
         })
     }
 
-    /// Whether the series at `at` is classified, noting if it counts for a service's health.
     #[inline]
-    fn is_known(
-        &self,
-        shard: &Shard<&[u8]>,
-        at: usize,
-        item: &Item,
-        is_health: &mut [bool],
-    ) -> bool {
-        let (class, generation) = SeriesState::head(shard.record(at));
-        if class {
-            is_health[item.entry as usize] = true;
-        }
-        generation == self.generation
+    fn is_classified(&self, shard: &Shard<&[u8]>, at: usize) -> bool {
+        SeriesState::generation_of(shard.record(at)) == self.generation
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use schemas::Event;
     use schemas::event::{Series, TelemetrySample};
+    use schemas::telemetry::series_hash;
+    use schemas::{Event, Kind};
 
     use super::*;
     use crate::config::Service;
@@ -349,6 +335,19 @@ mod tests {
         Event::from(sample).encode().unwrap()
     }
 
+    /// The same record without the samples of its first series.
+    fn without_first(record: &[u8]) -> Vec<u8> {
+        let Event::TelemetrySample(mut it) = Event::decode(Kind::TelemetrySample, record).unwrap()
+        else {
+            panic!("no telemetry");
+        };
+        let kept: Vec<usize> = (0..it.value.len()).filter(|n| it.series_idx[*n] != 0).collect();
+        it.series_idx = kept.iter().map(|n| it.series_idx[*n]).collect();
+        it.ts_ns = kept.iter().map(|n| it.ts_ns[*n]).collect();
+        it.value = kept.iter().map(|n| it.value[*n]).collect();
+        Event::from(it).encode().unwrap()
+    }
+
     /// Records of `n` series below `below`, `n_points` of each.
     fn records(seed: u64, n: u64, below: u64, n_points: u64) -> Vec<Vec<u8>> {
         let of: Vec<u64> = (0..n).map(|it| chance(seed * 7919 + it) % below).collect();
@@ -369,7 +368,13 @@ mod tests {
         // Of one shard many that are new; of others, thousands of samples later.
         let of_one = vec![record(&of_shard(7, 30_000, 100), 1)];
         let later = records(8, 4000, 20_300, 1);
-        let new_later = [of_one, vec![again.clone(); 3].concat(), later, again].concat();
+        let new_later = [of_one, vec![again.clone(); 3].concat(), later, again.clone()].concat();
+        // The first of this counts for a service's health, and is of the shard that is left later.
+        let counts = record(&[100, 101, 102], 1);
+        let shard = shard_of(series_hash(&schemas::avro::to_bytes(&name(100)).unwrap()));
+        let new = record(&of_shard(shard, 40_000, 1), 1);
+        let last = vec![without_first(&counts), new];
+        let silent = [vec![counts], vec![again; 3].concat(), last].concat();
         let seals = [
             ("all are new", all.chunks(100).map(|it| record(it, 1)).collect(), 256),
             ("few samples", records(1, 4000, 20_000, 1), 0),
@@ -378,6 +383,7 @@ mod tests {
             ("the same again", records(1, 4000, 20_000, 1), 0),
             ("some are new", vec![records(3, 4000, 20_100, 1); 2].concat(), 10),
             ("some are new later", new_later, 10),
+            ("one that counts has no sample when its shard is left", silent, 1),
             ("they have moved", records(1, 4000, 20_000, 1), 0),
             ("and are found", records(1, 4000, 20_000, 1), 0),
             ("many samples", records(5, 1000, 500, 40), 0),
@@ -412,7 +418,7 @@ mod tests {
     fn of_shard(shard: usize, from: u64, n: usize) -> Vec<u64> {
         let is_there = |it: &u64| {
             let bytes = schemas::avro::to_bytes(&name(*it)).unwrap();
-            shard_of(schemas::telemetry::series_hash(&bytes)) == shard
+            shard_of(series_hash(&bytes)) == shard
         };
         (from..).filter(is_there).take(n).collect()
     }

@@ -185,6 +185,24 @@ impl Behind {
         Ok(())
     }
 
+    /// Shows `look` the value of `key` as it is in memory, or as it was written.
+    fn show(
+        &self,
+        memory: &mut Memory,
+        key: &[u8],
+        look: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), LogError> {
+        let mut show = |value: Option<&[u8]>| value.into_iter().for_each(&mut *look);
+        if let Some(value) = memory.pending.get(key) {
+            show(value.as_deref().map(Vec::as_slice));
+        } else if !memory.written.look(key, &mut show) {
+            let value = self.copy.get(key)?;
+            show(value.as_deref());
+            memory.written.insert(key.into(), value.map(Arc::new));
+        }
+        Ok(())
+    }
+
     /// Has what is kept of `key` in memory wait for the disk as it is.
     fn hold(&self, memory: &mut Memory, key: &[u8]) -> Result<(), LogError> {
         if memory.pending.contains_key(key) {
@@ -210,20 +228,19 @@ impl Store for Behind {
     }
 
     fn look(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<(), LogError> {
-        let memory = lock(&self.memory);
+        let memory = &mut *lock(&self.memory);
         if !memory.before.has(key) {
-            drop(memory);
-            return self.look_ahead(key, look);
+            return self.show(memory, key, look);
         }
-        let committed = memory.committed(&[key.to_vec()]);
-        drop(memory);
-        committed.values().flatten().for_each(|it| look(it));
+        memory.committed(&[key.to_vec()]).values().flatten().for_each(|it| look(it));
         Ok(())
     }
 
     fn scan(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), LogError> {
         let memory = &*lock(&self.memory);
-        self.pairs(memory, &memory.committed(&memory.before.keys()), prefix, each)
+        let mut edited = memory.before.keys();
+        edited.retain(|it| it.starts_with(prefix));
+        self.pairs(memory, &memory.committed(&edited), prefix, each)
     }
 
     fn resident(&self) -> Option<&dyn Resident> {
@@ -270,16 +287,7 @@ impl Resident for Behind {
     }
 
     fn look_ahead(&self, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<(), LogError> {
-        let memory = &mut *lock(&self.memory);
-        let mut show = |value: Option<&[u8]>| value.into_iter().for_each(&mut *look);
-        if let Some(value) = memory.pending.get(key) {
-            show(value.as_deref().map(Vec::as_slice));
-        } else if !memory.written.look(key, &mut show) {
-            let value = self.copy.get(key)?;
-            show(value.as_deref());
-            memory.written.insert(key.into(), value.map(Arc::new));
-        }
-        Ok(())
+        self.show(&mut lock(&self.memory), key, look)
     }
 
     fn scan_ahead(
