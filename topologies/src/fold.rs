@@ -133,16 +133,7 @@ pub trait Store {
     fn put(&mut self, key: &[u8], value: Vec<u8>);
     /// Has the values under `keys` edited, which are in order, each once; one that is not there
     /// has no lines.
-    fn edit(&mut self, keys: &[Vec<u8>], edit: Edit<'_>) {
-        let mut values: Vec<Vec<u8>> =
-            keys.iter().map(|it| self.get(it).unwrap_or_default()).collect();
-        let mut lines: Vec<_> = values.iter_mut().map(|it| it.as_chunks_mut().0).collect();
-        let mut are_changed = vec![false; keys.len()];
-        edit(&mut lines, &mut |value, _, _| are_changed[value] = true);
-        for ((key, value), _) in keys.iter().zip(values).zip(are_changed).filter(|it| it.1) {
-            self.put(key, value);
-        }
-    }
+    fn edit(&mut self, keys: &[Vec<u8>], edit: Edit<'_>);
     /// Removes `key`.
     fn delete(&mut self, key: &[u8]);
     /// All pairs whose key starts with `prefix`, in order of key.

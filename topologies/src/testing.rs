@@ -14,7 +14,7 @@ use schemas::event::{TelemetrySample, TelemetrySealed, Tick};
 use schemas::telemetry::Samples;
 use schemas::{Actor, ActorKind, Cause, Envelope, Event, Hash, Kind, Ns, Stream, Uuid};
 
-use crate::fold::{Folded, Output, Processor, SAID_BYTES_MAX, Store, View};
+use crate::fold::{Edit, Folded, Line, Output, Processor, SAID_BYTES_MAX, Store, View};
 use crate::{config, rules};
 
 pub use describe::describe;
@@ -62,6 +62,17 @@ impl Store for MapStore {
 
     fn put(&mut self, key: &[u8], value: Vec<u8>) {
         self.pairs.insert(key.to_vec(), value);
+    }
+
+    fn edit(&mut self, keys: &[Vec<u8>], edit: Edit<'_>) {
+        let mut taken: Vec<_> = keys.iter().map(|it| self.pairs.remove(it)).collect();
+        let mut lines: Vec<&mut [Line]> = Vec::new();
+        for value in &mut taken {
+            lines.push(value.as_mut().map_or(&mut [], |it| it.as_chunks_mut().0));
+        }
+        edit(&mut lines, &mut |_, _, _| {});
+        let back = keys.iter().cloned().zip(taken);
+        self.pairs.extend(back.filter_map(|(key, value)| Some((key, value?))));
     }
 
     fn delete(&mut self, key: &[u8]) {
