@@ -23,7 +23,6 @@ use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
@@ -35,10 +34,9 @@ pub use depot::Depot;
 pub use signed::Signed;
 
 use crate::keys::Identity;
+use crate::parallel;
 use cloud::Refusal;
 
-/// Files on their way at once.
-const WORKERS: usize = 4;
 const FILES: &str = "files";
 const CHECKPOINTS: &str = "checkpoints";
 
@@ -111,7 +109,7 @@ pub fn upload(
         .filter(|(_, hash, size)| !there.contains(&(hash.as_str(), *size)))
         .collect();
     let journal = dir.join("journal");
-    in_parallel(&missing, |(name, hash, _)| {
+    parallel::each(&missing, |(name, hash, _)| {
         depot.send(&journal.join(name), &folder.parts(&[FILES, hash]))
     })?;
     let record = signed::sign(checkpoint, identity);
@@ -186,8 +184,8 @@ pub fn restore_if(
 ) -> anyhow::Result<Option<Restored>> {
     for next_seq in places(depot, deployment, partition)? {
         let brought = manifest(depot, deployment, partition, next_seq)
-            .and_then(|signed| bring(depot, signed, dir))
-            .and_then(|restored| accept(&restored).map(|()| restored));
+            .and_then(|signed| receive(depot, signed, dir))
+            .and_then(|restored| settle(&restored, dir, &accept).map(|()| restored));
         match brought {
             Ok(restored) => return Ok(Some(restored)),
             Err(error) => {
@@ -203,18 +201,17 @@ pub fn restore_if(
     Ok(None)
 }
 
-/// Brings the files of `signed` into `dir`: each is hashed on its way and fsynced, then the
-/// folders are.
-fn bring(depot: &Depot, signed: Signed, dir: &Path) -> anyhow::Result<Restored> {
+/// Brings the files of `signed` into `dir`; each is hashed on its way.
+fn receive(depot: &Depot, signed: Signed, dir: &Path) -> anyhow::Result<Restored> {
     let checkpoint = &signed.checkpoint;
     let folder = Folder::of(&checkpoint.deployment, checkpoint.partition);
     let journal = dir.join("journal");
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&journal);
     made.with_context(|| format!("creating {}", journal.display()))?;
-    in_parallel(&checkpoint.files, |(name, size, hash)| {
+    parallel::each(&checkpoint.files, |(name, size, hash)| {
         let path = journal.join(name);
-        let what = || format!("writing {}", path.display());
-        let mut file = File::create_new(&path).with_context(what)?;
+        let created = File::create_new(&path);
+        let mut file = created.with_context(|| format!("writing {}", path.display()))?;
         let text = hex(&hash.0);
         let received = depot.receive(&folder.parts(&[FILES, &text]), &mut file)?;
         if received != (*size, *hash) {
@@ -223,13 +220,38 @@ fn bring(depot: &Depot, signed: Signed, dir: &Path) -> anyhow::Result<Restored> 
                  that has it sends it again"
             );
         }
-        file.sync_all().with_context(what)
+        Ok(())
     })?;
-    checkpoint::write_manifest(checkpoint, dir)?;
-    let synced = File::open(&journal).and_then(|it| it.sync_all());
-    synced.with_context(|| format!("syncing {}", journal.display()))?;
     let (bytes, files) = (checkpoint.bytes(), checkpoint.files.len());
     Ok(Restored { bytes, files, next_seq: checkpoint.next_seq, signed })
+}
+
+/// Asks `accept` while what was received goes to the disk: the one takes the processor and the
+/// other waits.
+fn settle(
+    restored: &Restored,
+    dir: &Path,
+    accept: impl Fn(&Restored) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    std::thread::scope(|scope| {
+        let synced = scope.spawn(|| sync(&restored.signed.checkpoint, dir));
+        let accepted = accept(restored);
+        let synced = synced.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        synced.and(accepted)
+    })
+}
+
+/// Makes the files of `checkpoint` in `dir` durable, then the folders and what says that it is
+/// whole.
+fn sync(checkpoint: &Checkpoint, dir: &Path) -> anyhow::Result<()> {
+    let journal = dir.join("journal");
+    let sync = |path: &Path| {
+        let synced = File::open(path).and_then(|it| it.sync_all());
+        synced.with_context(|| format!("syncing {}", path.display()))
+    };
+    parallel::each(&checkpoint.files, |(name, ..)| sync(&journal.join(name)))?;
+    sync(&journal)?;
+    Ok(checkpoint::write_manifest(checkpoint, dir)?)
 }
 
 /// Deletes older checkpoints and the files that no checkpoint names any more; answers how many
@@ -273,31 +295,8 @@ pub fn prune(
         .filter(|(name, meta)| !named.contains(name) && old(meta.last_modified.into()))
         .map(|(name, _)| name.as_str())
         .collect();
-    in_parallel(&unnamed, |name| depot.delete(&folder.parts(&[FILES, name])))?;
+    parallel::each(&unnamed, |name| depot.delete(&folder.parts(&[FILES, name])))?;
     Ok((gone.len(), unnamed.len()))
-}
-
-/// Does `work` for each item on a few threads; the first error ends it.
-fn in_parallel<T: Sync>(
-    items: &[T],
-    work: impl Fn(&T) -> anyhow::Result<()> + Sync,
-) -> anyhow::Result<()> {
-    let next = AtomicUsize::new(0);
-    let run = || {
-        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = work(item) {
-                next.store(items.len(), Ordering::Relaxed);
-                return Err(error);
-            }
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..WORKERS.min(items.len())).map(|_| scope.spawn(run)).collect();
-        workers.into_iter().try_for_each(|worker| {
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    })
 }
 
 /// A checkpoint as it lies in the depot.

@@ -26,6 +26,7 @@ pub mod node;
 pub mod notify;
 pub mod observe;
 pub mod out;
+pub mod parallel;
 pub mod projection;
 pub mod registry;
 pub mod repair;

@@ -14,20 +14,22 @@ use schemas::avro;
 use schemas::event::Series;
 use schemas::{Batch, Positions, Stream};
 use serde_json::json;
-use state::Log;
+use state::checkpoint::Checkpoint;
 use state::embedded::EmbeddedLog;
 use state::kafka::watch::Onlooker;
 use state::kafka::{Cluster, KafkaLog};
+use state::{Log, Store as _};
 use topologies::detection;
 
 use super::{Folder, Measured, identity};
-use crate::checkpoints::{self, Depot};
+use crate::checkpoints::{self, Depot, start};
 use crate::cli;
 use crate::engine::heads::Heads;
 use crate::engine::owner::{Office, Owner};
 use crate::engine::stages::Stage;
 use crate::engine::wall_now;
 use crate::node::os_chance;
+use crate::parallel;
 
 /// Records that are sent one after the other to see how long each takes to be decided on.
 const DECIDED: usize = 200;
@@ -160,13 +162,14 @@ struct BroughtBack {
 }
 
 /// Sends a checkpoint of each lane to a directory, deletes what the lanes had, and brings the
-/// checkpoints back: fsynced, every file hashed, and opened.
+/// checkpoints back as a node does when it starts: fsynced, every file and the whole state compared
+/// with what was signed, and opened.
 fn restore(lanes: Vec<Lane>, folder: &Path) -> anyhow::Result<BroughtBack> {
     let runtime = tokio::runtime::Runtime::new().context("starting threads for the depot")?;
     let depot = folder.join("depot");
     let url = format!("file://{}", depot.display());
     let depot = Depot::make(&url, runtime.handle().clone())?;
-    let (identity, mut dirs) = (identity(), Vec::new());
+    let (identity, mut dirs, mut sent) = (identity(), Vec::new(), Vec::new());
     for lane in lanes {
         let dir = folder.join(lane.partition.to_string());
         let taken = folder.join("taken");
@@ -178,14 +181,23 @@ fn restore(lanes: Vec<Lane>, folder: &Path) -> anyhow::Result<BroughtBack> {
                 .with_context(|| format!("removing {}", gone.display()))?;
         }
         dirs.push((checkpoint.partition, dir));
+        sent.push(checkpoint);
     }
-    let (began, mut bytes) = (Instant::now(), 0);
-    for (partition, dir) in dirs {
-        let brought = checkpoints::restore(&depot, &identity.deployment, partition, &dir)?;
-        bytes += brought.context("the checkpoint is not in the depot any more")?.bytes;
-        EmbeddedLog::open(&dir, &identity.deployment, partition)?;
+    let began = Instant::now();
+    let opened = parallel::each(&dirs, |(partition, dir)| {
+        start::begin(&depot, &identity.deployment, *partition, dir)?;
+        Ok(EmbeddedLog::open(dir, &identity.deployment, *partition)?)
+    })?;
+    let s = began.elapsed().as_secs_f64();
+    for (log, sent) in opened.iter().zip(&sent) {
+        let (position, partition) = (log.position()?, sent.partition);
+        anyhow::ensure!(
+            position == sent.position,
+            "partition {partition} came back at {position} and was at {}",
+            sent.position
+        );
     }
-    Ok(BroughtBack { mb: bytes as f64 / 1e6, s: began.elapsed().as_secs_f64() })
+    Ok(BroughtBack { mb: sent.iter().map(Checkpoint::bytes).sum::<u64>() as f64 / 1e6, s })
 }
 
 /// How long it takes from before a record is sent until what detection says of it stands in the

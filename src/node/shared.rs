@@ -1,7 +1,7 @@
 //! A node on a cluster: its place in the deployment, and engines that share their partitions
 //! with other processes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use crate::engine::{Bell, Engine, Member};
 use crate::fanout::Values;
 use crate::join::Candidate;
 use crate::keys::{Identity, KeyDir};
-use crate::{fanout, join};
+use crate::{fanout, join, parallel};
 
 /// Between two looks whether a partition has stopped.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -149,17 +149,14 @@ pub(super) async fn share(
 ) -> anyhow::Result<Vec<Started>> {
     // All logs first: a member that is assigned a partition while it restores another would keep
     // both without an owner.
-    let mut opened = Vec::new();
-    for partition in 0..n_partitions {
-        let layout = Layout(config.data.clone()).partition(partition);
-        belongs(&layout, &identity.deployment, n_partitions)?;
-        let kept = kept_elsewhere(config, &layout, &identity.deployment, partition).await?;
-        let bell = Bell::default();
-        let ringing = bell.clone();
-        let news = Arc::new(move || ringing.ring());
-        let log = KafkaLog::open(cluster, &layout.0, &identity.deployment, partition, news)?;
-        opened.push(Opened { partition, layout, bell, log: Arc::new(log), kept });
-    }
+    let opening = Opening {
+        cluster: cluster.clone(),
+        data: config.data.clone(),
+        checkpoints: config.checkpoints.clone(),
+        deployment: identity.deployment.clone(),
+        n_partitions,
+    };
+    let opened = opening.all().await?;
     let bells: Vec<Bell> = opened.iter().map(|it| it.bell.clone()).collect();
     let news = Arc::new(move || bells.iter().for_each(Bell::ring));
     // What `healwright groups` shows of this process.
@@ -178,6 +175,56 @@ struct Opened {
     bell: Bell,
     log: Arc<KafkaLog>,
     kept: Option<Kept>,
+}
+
+/// What a configured place for checkpoints comes to at the start.
+struct Kept {
+    depot: Depot,
+    every: Duration,
+    expected: Option<Expected>,
+}
+
+/// What it takes to open the logs of a node.
+struct Opening {
+    cluster: Cluster,
+    data: PathBuf,
+    checkpoints: Option<Checkpoints>,
+    deployment: String,
+    n_partitions: u32,
+}
+
+impl Opening {
+    /// Opens them, some at once: what is brought back is waited for.
+    async fn all(self) -> anyhow::Result<Vec<Opened>> {
+        let runtime = tokio::runtime::Handle::current();
+        let opened = tokio::task::spawn_blocking(move || {
+            let depot = match &self.checkpoints {
+                Some(Checkpoints { url: Some(url), .. }) => Some(Depot::make(url, runtime)?),
+                _ => None,
+            };
+            let partitions: Vec<u32> = (0..self.n_partitions).collect();
+            parallel::each(&partitions, |it| self.one(*it, depot.as_ref()))
+        });
+        opened.await.context("opening the logs")?
+    }
+
+    /// Opens one, which begins with the newest checkpoint where that is wanted.
+    fn one(&self, partition: u32, depot: Option<&Depot>) -> anyhow::Result<Opened> {
+        let layout = Layout(self.data.clone()).partition(partition);
+        belongs(&layout, &self.deployment, self.n_partitions)?;
+        let every_s = self.checkpoints.as_ref().and_then(|it| it.every_s);
+        let every = Duration::from_secs(every_s.unwrap_or(CHECKPOINT_EVERY_S));
+        let kept = depot.map(|depot| {
+            let expected = start::begin(depot, &self.deployment, partition, &layout.0)?;
+            anyhow::Ok(Kept { depot: depot.clone(), every, expected })
+        });
+        let kept = kept.transpose()?;
+        let bell = Bell::default();
+        let ringing = bell.clone();
+        let news = Arc::new(move || ringing.ring());
+        let log = KafkaLog::open(&self.cluster, &layout.0, &self.deployment, partition, news)?;
+        Ok(Opened { partition, layout, bell, log: Arc::new(log), kept })
+    }
 }
 
 /// What the engines of a process have in common.
@@ -225,34 +272,6 @@ impl Seat<'_> {
         Keeper { depot, log, identity, data, every }.follow(&engine.handle());
         Ok(Started { engine, shared })
     }
-}
-
-/// What a configured place for checkpoints comes to at the start.
-struct Kept {
-    depot: Depot,
-    every: Duration,
-    expected: Option<Expected>,
-}
-
-/// Opens the place for checkpoints, and begins with the newest one where that is wanted.
-async fn kept_elsewhere(
-    config: &NodeConfig,
-    layout: &Layout,
-    deployment: &str,
-    partition: u32,
-) -> anyhow::Result<Option<Kept>> {
-    let Some(Checkpoints { url: Some(url), every_s }) = config.checkpoints.clone() else {
-        return Ok(None);
-    };
-    let every = Duration::from_secs(every_s.unwrap_or(CHECKPOINT_EVERY_S));
-    let (data, deployment) = (layout.0.clone(), deployment.to_owned());
-    let runtime = tokio::runtime::Handle::current();
-    let opened = tokio::task::spawn_blocking(move || {
-        let depot = Depot::make(&url, runtime)?;
-        let expected = start::begin(&depot, &deployment, partition, &data)?;
-        anyhow::Ok(Some(Kept { depot, every, expected }))
-    });
-    opened.await.context("looking for a checkpoint")?
 }
 
 /// Refuses a data directory that holds another log's history, and marks this one.
