@@ -30,8 +30,9 @@ const AT_ONCE: usize = 8000;
 /// there are several to fetch for each that is looked up.
 const SCAN_EACH: usize = 64;
 
-/// Once places have been found, not more than one in so many has to be sought by itself.
-const SINGLE_FEW: usize = 8;
+/// Where more lines than this are read for each sample to find places, the rest of the range is put
+/// in order at a time. It takes memory, which few series are not worth.
+const READ_FEW: usize = 8;
 
 /// What is left to do by record.
 pub(super) struct Left {
@@ -63,7 +64,7 @@ pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32)
     let Entries { hashes, hints, .. } = samples.entries();
     let mut left = Left::nothing(hashes.len());
     let mut range =
-        Range { generation, places: hints, column: Vec::new(), sought: Vec::new(), n_single: 0 };
+        Range { generation, places: hints, column: Vec::new(), sought: Vec::new(), n_read: 0 };
     let mut ordered = ORDERED.take();
     let shards = shards_of(hashes);
     let keys: Vec<_> = shards.iter().map(|it| shard_key(*it)).collect();
@@ -85,7 +86,7 @@ pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32)
                     left.from[*shard] = first;
                 }
             }
-            if std::mem::take(&mut range.n_single) * SINGLE_FEW > ordered.rows.came.len() {
+            if std::mem::take(&mut range.n_read) > ordered.rows.came.len() * READ_FEW {
                 // Places have moved: a shard that is read from end to end serves all that follow.
                 at_once = usize::MAX;
             }
@@ -206,8 +207,8 @@ struct Range<'a> {
     column: Vec<u64>,
     /// Those of its items that stand elsewhere than before.
     sought: Vec<Item>,
-    /// How many had to be sought each by itself.
-    n_single: usize,
+    /// Lines that were read to find them, or as many as would be read in the time that it took.
+    n_read: usize,
 }
 
 /// Whether all stand where they stood last. Nothing in this loop waits for what was looked up
@@ -268,8 +269,9 @@ impl Range<'_> {
         let is_dense = self.sought.len() * SCAN_EACH >= shard.len();
         if is_dense {
             shard.column(&mut self.column);
+            self.n_read += shard.len();
         } else {
-            self.n_single += self.sought.len();
+            self.n_read += self.sought.len() * SCAN_EACH;
         }
         self.sought.iter().all(|item| {
             let Item { hash, entry, .. } = item;
