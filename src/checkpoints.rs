@@ -157,25 +157,12 @@ pub fn manifest(
     Ok(signed)
 }
 
-/// Brings the newest checkpoint whose signature and files hold into `dir`, which must not exist,
-/// durably; `None` where there is none.
+/// Brings the newest checkpoint whose signature and files hold, and that `accept` does not refuse,
+/// into `dir`, which must not exist, durably; `None` where there is none.
 ///
 /// # Errors
 /// The depot does not answer, or `dir` cannot be written.
 pub fn restore(
-    depot: &Depot,
-    deployment: &str,
-    partition: u32,
-    dir: &Path,
-) -> anyhow::Result<Option<Restored>> {
-    restore_if(depot, deployment, partition, dir, |_| Ok(()))
-}
-
-/// As [`restore`], and passes over what `accept` refuses.
-///
-/// # Errors
-/// As [`restore`].
-pub fn restore_if(
     depot: &Depot,
     deployment: &str,
     partition: u32,

@@ -254,7 +254,8 @@ fn check_a_large_checkpoint(cloud: Cloud) {
     assert_eq!(send(), Uploaded { files: n_files, bytes: made.bytes() });
     assert_eq!(send(), Uploaded { files: 0, bytes: 0 });
     let target = home.path().join("target");
-    let restored = checkpoints::restore(&folder.depot, &identity.deployment, 0, &target);
+    let restored =
+        checkpoints::restore(&folder.depot, &identity.deployment, 0, &target, |_| Ok(()));
     assert_eq!(restored.unwrap().unwrap().files, n_files);
     let name = format!("journal/{LISTED_AT_ONCE_MAX}.sst");
     assert!(std::fs::read(target.join(name)).unwrap() == large);

@@ -14,7 +14,7 @@ mod http;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bed::Brokers;
 use fleet::Fleet;
@@ -44,17 +44,20 @@ fn a_repeat_is_answered_with_the_first_place_by_every_node() {
 #[test]
 fn a20_owners_are_killed_again_and_again_and_nothing_acknowledged_is_lost() {
     let mut fleet = Fleet::start(bed::shared(), 3);
-    let kills = if std::env::var_os("HEALWRIGHT_FULL").is_some() { 30 } else { 3 };
+    let is_full = std::env::var_os("HEALWRIGHT_FULL").is_some();
+    let kills = if is_full { 30 } else { 3 };
     let mut gaps = Vec::new();
     for kill in 0..kills {
         let owner = fleet.owner();
         for n in 0..4 {
             fleet.change((owner + n) % 3, &format!("before-{kill}-{n}"));
         }
+        let killed = Instant::now();
         fleet.kill(owner);
         // Others acknowledge while nobody is in office.
         fleet.change((owner + 1) % 3, &format!("without-{kill}"));
-        gaps.push(fleet.await_decision((owner + 1) % 3, &format!("after-{kill}")));
+        fleet.await_decision((owner + 1) % 3, &format!("after-{kill}"));
+        gaps.push(killed.elapsed());
         fleet.restart(owner);
     }
     fleet.await_taken();
@@ -62,8 +65,13 @@ fn a20_owners_are_killed_again_and_again_and_nothing_acknowledged_is_lost() {
     fleet.check_typed_topic();
     fleet.verify_export();
     gaps.sort();
-    eprintln!("{kills} owners killed; decided again after {gaps:?}");
-    assert!(gaps.last().is_some_and(|it| *it < Duration::from_secs(30)), "{gaps:?}");
+    let (p50, p95) = (gaps[kills / 2], gaps[kills * 95 / 100]);
+    eprintln!(
+        "{kills} owners killed; decided again after p50 {p50:.1?}, p95 {p95:.1?}: {gaps:.1?}"
+    );
+    // Of three, the worst, on a machine that does other things beside.
+    let within = Duration::from_secs(if is_full { 10 } else { 30 });
+    assert!(p95 < within, "{gaps:?}");
 }
 
 /// What an owner appended and had no time to publish is published by the next one; a

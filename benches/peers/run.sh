@@ -133,7 +133,8 @@ document = {
 print(json.dumps(document, indent=2))
 if sys.argv[3] == "yes":
     columns = ["cpu_s_per_million", "broker_cpu_s_per_million", "wall_s", "peak_rss_mb",
-               "commit_p50_ms", "commit_p99_ms", "restore_s", "restore_mb_per_s", "serves_again_s"]
+               "commit_p50_ms", "commit_p99_ms", "decided_p50_ms", "decided_p99_ms",
+               "restore_s", "restore_mb_per_s", "serves_again_s"]
     rows = [["contender", "shape", "agrees", *columns]]
     for it in results:
         figures = [str(it["result"].get(name, "-")) for name in columns]

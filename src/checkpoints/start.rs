@@ -12,7 +12,7 @@ use schemas::Hash;
 use state::checkpoint;
 use state::embedded::Reader;
 
-use super::{Depot, Restored, digest, manifest, places, restore_if};
+use super::{Depot, Restored, digest, manifest, places, restore};
 
 /// A copy that lacks more entries than this is replaced: folding them takes longer than bringing
 /// a checkpoint (about 150,000 entries are folded in a second).
@@ -61,7 +61,7 @@ pub fn begin(
     let began = Instant::now();
     let whole =
         |restored: &Restored| Ok(checkpoint::verify_whole(&staged, &restored.signed.checkpoint)?);
-    let restored = match restore_if(depot, deployment, partition, &staged, whole) {
+    let restored = match restore(depot, deployment, partition, &staged, whole) {
         Ok(Some(restored)) => restored,
         Ok(None) => return Ok(None),
         Err(error) => {

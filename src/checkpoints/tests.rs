@@ -84,7 +84,7 @@ impl Bed {
         if dir.exists() {
             std::fs::remove_dir_all(&dir).unwrap();
         }
-        restore(&self.depot, &self.identity.deployment, 0, &dir).unwrap()
+        restore(&self.depot, &self.identity.deployment, 0, &dir, |_| Ok(())).unwrap()
     }
 }
 
@@ -212,7 +212,7 @@ fn what_its_taker_refuses_is_passed_over_too() {
         let fits = it.next_seq == first.next_seq;
         if fits { Ok(()) } else { bail!("its state is another") }
     };
-    let taken = restore_if(&bed.depot, &bed.identity.deployment, 0, &dir, older).unwrap();
+    let taken = restore(&bed.depot, &bed.identity.deployment, 0, &dir, older).unwrap();
     assert_eq!(taken.unwrap().next_seq, first.next_seq);
 }
 
@@ -274,7 +274,8 @@ fn a_directory_takes_files_of_many_pieces_and_gives_them_back() {
     let depot = Depot::make(&url, bed._runtime.handle().clone()).unwrap();
     upload(&depot, &dir, &made, &bed.identity).unwrap();
     let target = bed.home.path().join("target");
-    let restored = restore(&depot, &bed.identity.deployment, 0, &target).unwrap().unwrap();
+    let restored = restore(&depot, &bed.identity.deployment, 0, &target, |_| Ok(()));
+    let restored = restored.unwrap().unwrap();
     assert_eq!(restored.bytes, made.bytes());
     assert_eq!(std::fs::read(target.join("journal/large.sst")).unwrap(), large);
 }

@@ -24,7 +24,7 @@ pub struct Activator {
 
 impl Activator {
     /// With the operator's key, on all partitions of a node.
-    pub(super) fn new(parts: Parts, operator: KeyPair) -> Self {
+    pub fn new(parts: Parts, operator: KeyPair) -> Self {
         Activator { parts, operator: Arc::new(operator) }
     }
 

@@ -139,8 +139,3 @@ fn window_key(service: &str) -> String {
 pub fn health(view: &View<'_>, service: &str) -> Option<ServiceHealth> {
     view.peek(PROCESSOR.name, &health_key(service))
 }
-
-/// How every service is that was ever seen, in order of name.
-pub fn all_health(view: &View<'_>) -> Vec<ServiceHealth> {
-    view.peek_list(PROCESSOR.name, "health/").into_iter().map(|(_, it)| it).collect()
-}

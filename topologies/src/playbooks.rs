@@ -170,7 +170,11 @@ pub fn candidates(
 /// Services that an action on `name` can affect: itself and everything that calls it, however
 /// far away.
 pub fn blast_radius(view: &View<'_>, name: &str) -> u32 {
-    let services = config::services(view);
+    affected_by(&config::services(view), name)
+}
+
+/// The same among `services`, which are all.
+pub(crate) fn affected_by(services: &[Service], name: &str) -> u32 {
     let mut affected = vec![name.to_owned()];
     let mut next = 0;
     while next < affected.len() {

@@ -7,6 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use state::kafka::{Cluster, KafkaLog};
 use state::{Append, Changes, Log, LogError};
@@ -94,4 +98,39 @@ fn who_reads_a_higher_claim_sends_nothing_more_even_where_the_claim_does_not_lin
     assert_eq!(head.epoch, 1, "the late election does not link");
     let answer = one.append(&head, &owner.batch(&head, 1, 8), &Changes::default());
     assert!(matches!(answer, Err(LogError::Yielded { epoch: 2 })), "{answer:?}");
+}
+
+#[test]
+fn a_topic_that_would_lose_what_is_acknowledged_is_refused_with_the_command_that_mends_it() {
+    let brokers = Brokers::start(3, &[]);
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &brokers.bootstrap);
+    let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+    let right = [
+        ("cleanup.policy", "delete"),
+        ("retention.ms", "-1"),
+        ("retention.bytes", "-1"),
+        ("min.insync.replicas", "2"),
+        ("unclean.leader.election.enable", "false"),
+    ];
+    let wrong = ["compact", "86400000", "1000000", "1", "true"];
+    for ((name, wanted), found) in right.into_iter().zip(wrong) {
+        let url = format!("kafka://{}", brokers.bootstrap);
+        let cluster = Cluster::parse(&url, &bed::prefix()).unwrap();
+        let topic = cluster.topic("journal");
+        let made = NewTopic::new(&topic, 1, TopicReplication::Fixed(3));
+        let made = right.iter().fold(made, |made, (it, value)| made.set(it, value));
+        let made = made.set(name, found);
+        let options = AdminOptions::new();
+        pollster::block_on(admin.create_topics([&made], &options)).unwrap()[0].as_ref().unwrap();
+        let said = cluster.prepare(None, &[]).unwrap_err().to_string();
+        let sentence = format!("its {name} is {found} and must be {wanted}");
+        let command = format!("kafka-configs --alter --topic {topic} --add-config {name}={wanted}");
+        assert!(said.contains(&sentence) && said.contains(&command), "{said}");
+        let mended = AlterConfig::new(ResourceSpecifier::Topic(&topic));
+        let mended = right.iter().fold(mended, |mended, (it, value)| mended.set(it, value));
+        let altered = pollster::block_on(admin.alter_configs([&mended], &options)).unwrap();
+        altered[0].as_ref().unwrap();
+        assert_eq!(cluster.prepare(None, &[]).unwrap(), 1, "{name} is as it must be");
+    }
 }

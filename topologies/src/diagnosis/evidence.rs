@@ -176,6 +176,8 @@ const LOOP_FAILURES: u32 = 3;
 pub(super) struct Scene<'v, 'a> {
     pub(super) view: &'v View<'a>,
     pub(super) now: Ns,
+    /// All services: reading them is most of what a hypothesis costs, so it is done once.
+    pub(super) services: Vec<Service>,
     pub(super) service: Service,
     pub(super) health: ServiceHealth,
     pub(super) facts: Facts,
@@ -187,9 +189,11 @@ impl<'v, 'a> Scene<'v, 'a> {
     pub(super) fn look(view: &'v View<'a>, now: Ns, service: &str) -> Option<Self> {
         let health = detection::health(view, service)?;
         let facts = super::facts::of(view, service);
-        let service = config::service(view, service)
-            .unwrap_or_else(|| Service { name: service.to_owned(), ..Service::default() });
-        let mut scene = Scene { view, now, service, health, facts, found: Vec::new() };
+        let services = config::services(view);
+        let own = services.iter().find(|it| it.name == service).cloned();
+        let service =
+            own.unwrap_or_else(|| Service { name: service.to_owned(), ..Service::default() });
+        let mut scene = Scene { view, now, services, service, health, facts, found: Vec::new() };
         scene.process();
         scene.environment();
         scene.dependencies();
@@ -330,7 +334,7 @@ impl<'v, 'a> Scene<'v, 'a> {
 
     /// Others that depend on `name` and are red.
     fn shared(&mut self, name: &str) {
-        let services = config::services(self.view);
+        let services = &self.services;
         let others = services.iter().filter(|it| it.name != self.service.name);
         let callers = others.filter(|it| it.depends_on.iter().any(|on| on == name));
         let red = callers.filter_map(|it| detection::health(self.view, &it.name));

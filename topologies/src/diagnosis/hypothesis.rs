@@ -5,6 +5,7 @@ use schemas::{Ns, Uuid};
 
 use super::evidence::{Evidence, Found, Scene, State};
 use super::patterns::{RuledOut, Standing, confidence, weigh};
+use crate::config::Service;
 use crate::fold::{Folded, View};
 use crate::{config, detection, playbooks, rules, said};
 
@@ -40,7 +41,7 @@ pub(super) fn of(view: &View<'_>, entry: &Folded<'_>, service: &str) -> Option<R
         causal_chain: told.chain(),
         counterfactuals: told.counterfactuals(&standing),
         explanation_nl: told.explanation(),
-        impact: impact(view, service, class.0),
+        impact: impact(&scene.services, service, class.0),
         service: Some(service.to_owned()),
     })
 }
@@ -50,12 +51,12 @@ pub(super) fn of(view: &View<'_>, entry: &Folded<'_>, service: &str) -> Option<R
 fn class(scene: &Scene<'_, '_>) -> (u8, &'static str) {
     let has = |kind| scene.found().iter().any(|it| is_present(it, kind));
     let is_red = |signal| scene.health.signal(signal).is_some_and(|it| it.colour == Health::Red);
-    let all = detection::all_health(scene.view);
-    let registered = config::services(scene.view).len();
-    let lost = |it: &detection::ServiceHealth| {
-        it.signal(Signal::Heartbeat).is_some_and(|it| it.colour == Health::Red)
+    let lost = |it: &Service| {
+        let heartbeat = detection::health(scene.view, &it.name)
+            .and_then(|it| it.signal(Signal::Heartbeat).map(|it| it.colour));
+        heartbeat == Some(Health::Red)
     };
-    if registered >= LOST_MIN && all.iter().filter(|it| lost(it)).count() == registered {
+    if scene.services.len() >= LOST_MIN && scene.services.iter().all(lost) {
         return (6, "every service is lost at once");
     }
     if has(Evidence::EnvironmentDiffers) {
@@ -89,13 +90,12 @@ fn is_present(it: &Found, kind: Evidence) -> bool {
 }
 
 /// Severity, urgency and reach (spec 30 §5).
-fn impact(view: &View<'_>, service: &str, class: u8) -> Impact {
-    let services = config::services(view);
+fn impact(services: &[Service], service: &str, class: u8) -> Impact {
     let dependants = services.iter().filter(|it| it.depends_on.iter().any(|on| on == service));
     let more = u8::from(dependants.count() > 2);
     let (severity, urgency) =
         if class == 6 { (Severity::Emergency, 9) } else { (Severity::Critical, 7) };
-    let blast_radius = playbooks::blast_radius(view, service);
+    let blast_radius = playbooks::affected_by(services, service);
     Impact { severity, urgency: urgency + more, blast_radius }
 }
 

@@ -15,6 +15,7 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode;
 use schemas::Stream;
 
@@ -36,6 +37,9 @@ pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// Replicas of each topic where the cluster has as many brokers (protocol.md §2).
 const REPLICAS: usize = 3;
+/// So many of them must have what is acknowledged.
+const IN_SYNC_MIN: usize = 2;
+const IN_SYNC: &str = "min.insync.replicas";
 /// How long telemetry and typed topics are kept where this process makes them. Beyond it, replay
 /// takes recorded anomalies as inputs.
 const EXPIRING_MS: &str = "604800000";
@@ -221,16 +225,16 @@ impl Cluster {
     pub fn prepare(&self, partitions: Option<u32>, typed: &[String]) -> Result<u32, LogError> {
         let (consumer, metadata) = self.reached()?;
         let replicas = metadata.brokers().len().min(REPLICAS);
-        let there: BTreeMap<&str, usize> =
-            metadata.topics().iter().map(|it| (it.name(), it.partitions().len())).collect();
-        let founded = there.get(self.topic(JOURNAL).as_str()).copied();
+        let there: BTreeMap<&str, Found> =
+            metadata.topics().iter().map(|it| (it.name(), Found::of(it))).collect();
+        let founded = there.get(self.topic(JOURNAL).as_str()).map(|it| it.partitions);
         let partitions = partitions.map(|it| it as usize).or(founded).unwrap_or(1);
         let wanted = self.wanted(partitions, typed);
         let missing: Vec<&Wanted> =
             wanted.iter().filter(|it| !there.contains_key(it.name.as_str())).collect();
         self.create(&missing, replicas)?;
         for topic in wanted.iter().filter(|it| there.contains_key(it.name.as_str())) {
-            let found = there[topic.name.as_str()];
+            let found = there[topic.name.as_str()].partitions;
             if found != topic.partitions {
                 let why = format!(
                     "it has {found} partitions and {} are wanted; a chain belongs to its partition, \
@@ -240,7 +244,7 @@ impl Cluster {
                 return Err(self.failed(&format!("use the topic {}", topic.name), why));
             }
         }
-        self.check(&wanted)?;
+        self.check(&wanted, &there)?;
         missing.iter().try_for_each(|topic| self.await_leader(&consumer, topic))?;
         Ok(u32::try_from(partitions).unwrap_or(u32::MAX))
     }
@@ -285,7 +289,7 @@ impl Cluster {
         if missing.is_empty() {
             return Ok(());
         }
-        let in_sync = if replicas >= REPLICAS { "2" } else { "1" };
+        let in_sync = if replicas >= REPLICAS { IN_SYNC_MIN } else { 1 }.to_string();
         let copies = i32::try_from(replicas).unwrap_or(1);
         let topics: Vec<NewTopic<'_>> = missing
             .iter()
@@ -295,7 +299,7 @@ impl Cluster {
                     .set("cleanup.policy", "delete")
                     .set("retention.ms", topic.retention_ms)
                     .set("retention.bytes", "-1")
-                    .set("min.insync.replicas", in_sync)
+                    .set(IN_SYNC, &in_sync)
                     .set("unclean.leader.election.enable", "false")
             })
             .collect();
@@ -314,7 +318,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn check(&self, wanted: &[Wanted]) -> Result<(), LogError> {
+    fn check(&self, wanted: &[Wanted], there: &BTreeMap<&str, Found>) -> Result<(), LogError> {
         let admin = self.admin()?;
         let until = Instant::now() + START_WITHIN;
         loop {
@@ -332,7 +336,11 @@ impl Cluster {
             match settings {
                 Ok(settings) if settings.iter().all(known) || until <= Instant::now() => {
                     let mut pairs = wanted.iter().zip(&settings);
-                    return pairs.try_for_each(|(topic, settings)| self.fits(topic, settings));
+                    return pairs.try_for_each(|(topic, settings)| {
+                        // One that was missing has as many as it was made with.
+                        let replicas = there.get(topic.name.as_str()).map_or(0, |it| it.replicas);
+                        self.fits(topic, replicas, settings)
+                    });
                 }
                 Ok(_) => {}
                 Err(RDKafkaErrorCode::UnknownTopicOrPartition) if Instant::now() < until => {}
@@ -342,8 +350,14 @@ impl Cluster {
         }
     }
 
-    /// A journal whose tail or head may vanish, or that is compacted, is no journal.
-    fn fits(&self, topic: &Wanted, settings: &ConfigResource) -> Result<(), LogError> {
+    /// A journal whose tail or head may vanish, or that is compacted, is no journal; nor is one
+    /// whose newest entries may lie on one broker of three.
+    fn fits(
+        &self,
+        topic: &Wanted,
+        replicas: usize,
+        settings: &ConfigResource,
+    ) -> Result<(), LogError> {
         let value = |name| settings.get(name).and_then(|it| it.value.clone()).unwrap_or_default();
         let refuse = |name: &str, found: &str, wanted: &str| {
             let journal = topic.name == self.topic(JOURNAL);
@@ -366,6 +380,10 @@ impl Cluster {
             if found != wanted {
                 return refuse(name, &found, wanted);
             }
+        }
+        let in_sync = value(IN_SYNC);
+        if REPLICAS <= replicas && in_sync.parse().is_ok_and(|it: usize| it < IN_SYNC_MIN) {
+            return refuse(IN_SYNC, &in_sync, &IN_SYNC_MIN.to_string());
         }
         Ok(())
     }
@@ -409,6 +427,20 @@ impl Isolation {
             Isolation::Uncommitted => "read_uncommitted",
             Isolation::Committed => "read_committed",
         }
+    }
+}
+
+/// A topic that was there before.
+struct Found {
+    partitions: usize,
+    /// Copies of the partition that has the fewest.
+    replicas: usize,
+}
+
+impl Found {
+    fn of(topic: &MetadataTopic) -> Self {
+        let replicas = topic.partitions().iter().map(|it| it.replicas().len());
+        Found { partitions: topic.partitions().len(), replicas: replicas.min().unwrap_or(0) }
     }
 }
 
