@@ -21,6 +21,8 @@ mod http;
 mod poison;
 #[path = "adversity/rebalance.rs"]
 mod rebalance;
+#[path = "adversity/truncation.rs"]
+mod truncation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
