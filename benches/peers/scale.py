@@ -12,6 +12,8 @@ PAGE = """# What a sample costs as series and partitions grow
 
 One process in office on all partitions, with the broker on the same two cores, over a topic that is filled before.
 Every state is compared with that of the reference, bit for bit.
+The first million samples are the warm-up; at a million series that is the round in which each is met for the first time.
+Each row is one run: on a machine that others share, rows of the same cost differ by a quarter and more.
 `benches/peers/scale.sh --docs docs` measures it and writes this page.
 
 ![CPU seconds per million samples against the number of series](kafka-scale.svg)

@@ -154,23 +154,19 @@ struct Chain<'a> {
 
 impl Chain<'_> {
     fn is_decided_by(&mut self, entry: &Entry) -> anyhow::Result<bool> {
-        let incident = &entry.envelope.correlation;
-        match entry.event()? {
-            Event::SloAnomalyDetected(it)
-                if it.service == self.service && it.health_to == Health::Red =>
-            {
-                self.anomaly = Some(it.anomaly_id);
-            }
-            Event::RcaHypothesis(it)
-                if self.anomaly.is_some_and(|own| it.anomaly_ids.contains(&own)) =>
-            {
-                self.incident = incident.clone();
-            }
-            Event::HealTriggerEvaluated(_) if self.incident.is_some() => {
-                return Ok(self.incident == *incident);
-            }
-            _ => {}
+        let (event, incident) = (entry.event()?, &entry.envelope.correlation);
+        if let Event::SloAnomalyDetected(it) = &event
+            && it.service == self.service
+            && it.health_to == Health::Red
+        {
+            self.anomaly = Some(it.anomaly_id);
         }
-        Ok(false)
+        if let Event::RcaHypothesis(it) = &event
+            && self.anomaly.is_some_and(|own| it.anomaly_ids.contains(&own))
+        {
+            self.incident.clone_from(incident);
+        }
+        let is_decision = matches!(event, Event::HealTriggerEvaluated(_));
+        Ok(is_decision && self.incident.is_some() && self.incident == *incident)
     }
 }
