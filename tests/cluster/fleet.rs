@@ -337,11 +337,9 @@ impl Fleet {
         body["place"].as_str().map(str::to_owned)
     }
 
-    /// How long it takes until a change that `node` is told stands in the journal.
-    pub(crate) fn await_decision(&mut self, node: usize, id: &str) -> Duration {
-        let began = Instant::now();
+    /// Waits until a change that `node` is told stands in the journal.
+    pub(crate) fn await_decision(&mut self, node: usize, id: &str) {
         self.place(node, id);
-        began.elapsed()
     }
 
     /// The node in office.

@@ -44,8 +44,8 @@ struct Line {
 
 impl Client {
     /// Those that can run here. kcat and Java are small enough to be demanded everywhere; Go and
-    /// Node are not, so their absence is told, and a failure in CI and where all are asked
-    /// for.
+    /// Node are not, so their absence is told, and a failure in CI and where all are
+    /// asked for.
     pub(crate) fn present() -> Vec<Client> {
         let all = std::env::var("HEALWRIGHT_TEST_CLIENTS").is_ok_and(|it| it == "all");
         let demanded = all || std::env::var_os("CI").is_some();
