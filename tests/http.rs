@@ -78,6 +78,22 @@ fn what_the_page_of_the_api_shows_is_taken() {
 }
 
 #[test]
+fn a_service_is_not_registered_under_another_name_than_it_says() {
+    let home = Home::new();
+    let node = home.up();
+    for (body, said) in [(json!({ "name": "other" }), "other"), (json!({}), "")] {
+        let config = json!({
+            "kind": "policy", "name": "service/shop", "version": 1, "digest": "",
+            "approved_by": "operator", "body": body.to_string(),
+        });
+        let (status, answer) = post(&node, "/api/v1/config", "", &config);
+        assert_eq!(status, 400, "{answer}");
+        let why = format!("body.name is \\\"{said}\\\" and must be \\\"shop\\\"");
+        assert!(answer.contains(&why), "{answer}");
+    }
+}
+
+#[test]
 fn every_answer_says_what_it_is_also_where_nothing_is() {
     let home = Home::new();
     let node = home.up();

@@ -206,7 +206,14 @@ pub fn service(view: &View<'_>, name: &str) -> Option<Service> {
 
 /// All services, in order of name.
 pub fn services(view: &View<'_>) -> Vec<Service> {
-    view.peek_list(PROCESSOR.name, "service/").into_iter().map(|(_, it)| it).collect()
+    registered(view).into_iter().map(|(_, it)| it).collect()
+}
+
+/// All services with the names that they are registered under, in order of these: what is signed
+/// may say another name inside, or none.
+pub(crate) fn registered(view: &View<'_>) -> Vec<(String, Service)> {
+    let found = view.peek_list(PROCESSOR.name, "service/").into_iter();
+    found.map(|(key, it)| (key.trim_start_matches("service/").to_owned(), it)).collect()
 }
 
 /// The registered signers.

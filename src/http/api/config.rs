@@ -9,10 +9,24 @@ use schemas::Place;
 use schemas::event::{CONFIG_DOMAIN, ConfigActivated};
 use schemas::signature::signature_from_text;
 use serde_json::{Value, json};
+use topologies::config::Service;
 
 use super::{App, Wait, human, journaled, parse, problem};
 use crate::engine::{Input, bookkeeping, fold};
 use crate::node::parts::Part;
+
+/// Whether a service says another name than the one that it would be registered under: what looks
+/// it up and what acts on it would mean two services.
+fn misnamed(config: &ConfigActivated) -> Option<String> {
+    let name = config.name.strip_prefix("service/")?;
+    let body = config.body.as_deref().unwrap_or_default();
+    let said = serde_json::from_str::<Service>(body).ok()?.name;
+    (said != name).then(|| {
+        format!(
+            "body.name is {said:?} and must be {name:?}, as `name` says; sign it anew with that"
+        )
+    })
+}
 
 /// `POST /api/v1/config`: a signed `config.activated.v1`. Each partition judges for itself, so
 /// sending it again completes what one of them has missed; `places` names the entry in each.
@@ -25,6 +39,9 @@ pub async fn config(State(app): State<App>, Query(wait): Query<Wait>, body: Byte
         let why =
             "a runner is registered by the node that it calls, or with `healwright node admit`";
         return problem(StatusCode::FORBIDDEN, "not_by_hand", why);
+    }
+    if let Some(wrong) = misnamed(&config) {
+        return problem(StatusCode::BAD_REQUEST, "malformed", wrong);
     }
     let parts = app.0.parts.of_config(&config.name);
     let asked: Vec<_> = parts

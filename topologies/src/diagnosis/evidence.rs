@@ -178,6 +178,8 @@ pub(super) struct Scene<'v, 'a> {
     pub(super) now: Ns,
     /// All services: reading them is most of what a hypothesis costs, so it is done once.
     pub(super) services: Vec<Service>,
+    /// The names that these are registered under.
+    pub(super) names: Vec<String>,
     pub(super) service: Service,
     pub(super) health: ServiceHealth,
     pub(super) facts: Facts,
@@ -189,11 +191,11 @@ impl<'v, 'a> Scene<'v, 'a> {
     pub(super) fn look(view: &'v View<'a>, now: Ns, service: &str) -> Option<Self> {
         let health = detection::health(view, service)?;
         let facts = super::facts::of(view, service);
-        let services = config::services(view);
-        let own = services.iter().find(|it| it.name == service).cloned();
-        let service =
-            own.unwrap_or_else(|| Service { name: service.to_owned(), ..Service::default() });
-        let mut scene = Scene { view, now, services, service, health, facts, found: Vec::new() };
+        let (names, services) = config::registered(view).into_iter().unzip();
+        let service = config::service(view, service)
+            .unwrap_or_else(|| Service { name: service.to_owned(), ..Service::default() });
+        let found = Vec::new();
+        let mut scene = Scene { view, now, services, names, service, health, facts, found };
         scene.process();
         scene.environment();
         scene.dependencies();

@@ -51,12 +51,12 @@ pub(super) fn of(view: &View<'_>, entry: &Folded<'_>, service: &str) -> Option<R
 fn class(scene: &Scene<'_, '_>) -> (u8, &'static str) {
     let has = |kind| scene.found().iter().any(|it| is_present(it, kind));
     let is_red = |signal| scene.health.signal(signal).is_some_and(|it| it.colour == Health::Red);
-    let lost = |it: &Service| {
-        let heartbeat = detection::health(scene.view, &it.name)
+    let lost = |name: &String| {
+        let heartbeat = detection::health(scene.view, name)
             .and_then(|it| it.signal(Signal::Heartbeat).map(|it| it.colour));
         heartbeat == Some(Health::Red)
     };
-    if scene.services.len() >= LOST_MIN && scene.services.iter().all(lost) {
+    if scene.names.len() >= LOST_MIN && scene.names.iter().all(lost) {
         return (6, "every service is lost at once");
     }
     if has(Evidence::EnvironmentDiffers) {

@@ -198,6 +198,20 @@ fn everything_lost_at_once_is_class_6() {
 }
 
 #[test]
+fn a_service_is_found_by_the_name_that_it_is_registered_under() {
+    let mut bench = bench(&[named("a"), named("b"), named("c")]);
+    let depends_on = vec!["db".to_owned()];
+    // The body is what was signed, and it need not repeat the name.
+    bench.activate("service/c", &Service { name: String::new(), depends_on, ..named("c") });
+    for service in ["a", "b", "c"] {
+        bench.steady(service, &[("process_up", 0.0), ("probe", 0.0)], 500, 1000);
+    }
+    let it = last(&bench);
+    assert_eq!((it.service.as_deref(), it.failure_class), (Some("c"), 6), "{it:#?}");
+    assert!(!it.explanation_nl.contains("it depends on no other service"), "{it:#?}");
+}
+
+#[test]
 fn a_later_fact_changes_the_hypothesis_and_a_repeated_one_does_not() {
     let mut worker = named("worker");
     worker.environment = Some(Environment { kind: "venv".to_owned(), ..Environment::default() });
