@@ -21,18 +21,23 @@ use super::generic::SeriesState;
 use super::shard::{SHARDS, Shard, shard_key, shard_of};
 use crate::fold::{Line, Lines, View};
 
-/// Samples that are put in order at a time: in order they are a quarter of a megabyte, which a
-/// second-level cache holds beside the lines that they change.
-const AT_ONCE: usize = 8000;
+/// How much of a range is put in order at a time.
+struct Portion {
+    /// Samples.
+    rows: usize,
+    /// Where more lines than this are read for each sample to find places, the rest of the range
+    /// is. It takes memory, which few series are not worth.
+    read_few: usize,
+}
+
+/// In order these are a quarter of a megabyte, which a second-level cache holds beside the lines
+/// that they change.
+const PORTION: Portion = Portion { rows: 8000, read_few: 8 };
 
 /// Where one in so many series of a shard is looked up, all are read from end to end before:
 /// memory hands out sixty lines in a row in the time that it takes to fetch one by itself, and
 /// there are several to fetch for each that is looked up.
 const SCAN_EACH: usize = 64;
-
-/// Where more lines than this are read for each sample to find places, the rest of the range is put
-/// in order at a time. It takes memory, which few series are not worth.
-const READ_FEW: usize = 8;
 
 /// What is left to do by record.
 pub(super) struct Left {
@@ -61,6 +66,15 @@ impl Left {
 
 /// Learns what can be learnt by shard.
 pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32) -> Left {
+    learn_by(&PORTION, view, samples, generation)
+}
+
+fn learn_by(
+    portion: &Portion,
+    view: &mut View<'_>,
+    samples: &Samples<'_>,
+    generation: u32,
+) -> Left {
     let Entries { hashes, hints, .. } = samples.entries();
     let mut left = Left::nothing(hashes.len());
     let mut range =
@@ -71,7 +85,7 @@ pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32)
     let keys: Vec<&[u8]> = keys.iter().map(|it| &it[..]).collect();
     view.edit_raw(&keys, &mut |lines| {
         let mut records = samples.records().enumerate().peekable();
-        let mut at_once = AT_ONCE;
+        let mut at_once = portion.rows;
         while let Some((first, _)) = records.peek() {
             let first = *first;
             ordered.clear();
@@ -86,7 +100,7 @@ pub(super) fn learn(view: &mut View<'_>, samples: &Samples<'_>, generation: u32)
                     left.from[*shard] = first;
                 }
             }
-            if std::mem::take(&mut range.n_read) > ordered.rows.came.len() * READ_FEW {
+            if std::mem::take(&mut range.n_read) > ordered.rows.came.len() * portion.read_few {
                 // Places have moved: a shard that is read from end to end serves all that follow.
                 at_once = usize::MAX;
             }
@@ -391,9 +405,17 @@ mod tests {
             ("many samples", records(5, 1000, 500, 40), 0),
             ("classified anew", records(4, 4000, 20_000, 1), 256),
         ];
+        check_by_shard_and_by_record(&PORTION, &seals);
+        // So small that the rest of a range follows as soon as places have moved.
+        check_by_shard_and_by_record(&Portion { rows: 500, read_few: 1 }, &seals);
+    }
+
+    /// Folds each of these in both ways; the number is of shards that are left to the second, at
+    /// least.
+    fn check_by_shard_and_by_record(portion: &Portion, seals: &[(&str, Vec<Vec<u8>>, usize)]) {
         let (mut one, mut other, mut n_points) = (bench(), bench(), 0);
         let mut samples = Samples::default();
-        for (what, records, n_left) in &seals {
+        for (what, records, n_left) in seals {
             let n_left = *n_left;
             samples = samples.recycle();
             records.iter().for_each(|it| samples.read(it).unwrap());
@@ -403,7 +425,7 @@ mod tests {
                 }
             }
             let generation = generation(&one.view(PROCESSOR.name));
-            let left = learn(&mut one.view(PROCESSOR.name), &samples, generation);
+            let left = learn_by(portion, &mut one.view(PROCESSOR.name), &samples, generation);
             let n = left.from.iter().filter(|it| **it < usize::MAX).count();
             assert!(n >= n_left && (n == 0) == (n_left == 0), "{what}: {n} shards are left");
             let by_shard = fold_left(&mut one.view(PROCESSOR.name), &samples, left);
