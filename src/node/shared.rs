@@ -39,6 +39,10 @@ const ASIDE_MAX: Duration = Duration::from_secs(3600);
 pub(super) const NO_OPERATOR: &str = "without the operator's key nobody here could freeze or \
      change this system, so it does not start; put the key file back from where it was kept";
 
+/// What few copies mean, and what to do.
+const FEW_COPIES: &str = "fewer brokers have a copy of these topics than could, and what is \
+     acknowledged there may go with a disk; give them more with `kafka-reassign-partitions`";
+
 /// A node's place in its deployment.
 pub(super) struct Joined {
     /// Who it is.
@@ -68,6 +72,11 @@ pub(super) async fn identities(config: &NodeConfig) -> anyhow::Result<Joined> {
             let wanted = config.partitions;
             let joined = tokio::task::spawn_blocking(move || {
                 let n_partitions = cluster.prepare(wanted, &fanout::topics())?;
+                let thin = cluster.thin(&fanout::topics())?;
+                if !thin.is_empty() {
+                    let topics = thin.join(", ");
+                    tracing::warn!(topics, "{FEW_COPIES}");
+                }
                 let identity = join::identity(&cluster, &keys, &data)?;
                 let root = keys.existing_root().ok();
                 // The operator's key is made where the deployment was founded, and stays when the

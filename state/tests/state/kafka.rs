@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{
@@ -17,6 +17,9 @@ use state::{Append, Changes, Log, LogError};
 
 use crate::bed::{self, Brokers};
 use crate::fixture::{Author, chain, deployment};
+
+/// A change of settings is known to every broker within this.
+const KNOWN_WITHIN: Duration = Duration::from_secs(30);
 
 fn cluster(bootstrap: &str) -> Cluster {
     let cluster = Cluster::parse(&format!("kafka://{bootstrap}"), &bed::prefix()).unwrap();
@@ -131,6 +134,18 @@ fn a_topic_that_would_lose_what_is_acknowledged_is_refused_with_the_command_that
         let mended = right.iter().fold(mended, |mended, (it, value)| mended.set(it, value));
         let altered = pollster::block_on(admin.alter_configs([&mended], &options)).unwrap();
         altered[0].as_ref().unwrap();
-        assert_eq!(cluster.prepare(None, &[]).unwrap(), 1, "{name} is as it must be");
+        // The broker that answers may not have heard of it yet.
+        let until = Instant::now() + KNOWN_WITHIN;
+        while let Err(refused) = cluster.prepare(None, &[]) {
+            assert!(Instant::now() < until, "{name} is as it must be: {refused}");
+        }
+        assert!(cluster.thin(&[]).unwrap().is_empty());
     }
+    let thin = Cluster::parse(&format!("kafka://{}", brokers.bootstrap), &bed::prefix()).unwrap();
+    let telemetry = thin.topic("telemetry");
+    let made = NewTopic::new(&telemetry, 1, TopicReplication::Fixed(1));
+    let options = AdminOptions::new();
+    pollster::block_on(admin.create_topics([&made], &options)).unwrap()[0].as_ref().unwrap();
+    assert_eq!(thin.prepare(None, &[]).unwrap(), 1, "it is used as it is");
+    assert_eq!(thin.thin(&[]).unwrap(), [telemetry], "and a person is told");
 }

@@ -4,7 +4,7 @@
 //! is shared by all. A start creates the topics that are missing and refuses, with a sentence,
 //! those that would lose what must be kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -244,7 +244,11 @@ impl Cluster {
                 return Err(self.failed(&format!("use the topic {}", topic.name), why));
             }
         }
-        self.check(&wanted, &there)?;
+        let copies = |topic: &Wanted| {
+            // One that was missing has as many as it was made with.
+            there.get(topic.name.as_str()).map_or(replicas, |it| it.replicas)
+        };
+        self.check(&wanted, copies)?;
         missing.iter().try_for_each(|topic| self.await_leader(&consumer, topic))?;
         Ok(u32::try_from(partitions).unwrap_or(u32::MAX))
     }
@@ -261,6 +265,20 @@ impl Cluster {
             0 => Err(self.failed("count the partitions", format!("{journal} is not there"))),
             n => Ok(u32::try_from(n).unwrap_or(u32::MAX)),
         }
+    }
+
+    /// Topics that fewer brokers have a copy of than could, `typed` ones among them: they were made
+    /// while there were fewer brokers, or by somebody else, and only a person gives them more.
+    ///
+    /// # Errors
+    /// [`LogError::Cluster`]: the cluster does not answer.
+    pub fn thin(&self, typed: &[String]) -> Result<Vec<String>, LogError> {
+        let (_, metadata) = self.reached()?;
+        let replicas = metadata.brokers().len().min(REPLICAS);
+        let ours: BTreeSet<String> = self.wanted(1, typed).into_iter().map(|it| it.name).collect();
+        let found = metadata.topics().iter().filter(|it| ours.contains(it.name()));
+        let thin = found.filter(|it| Found::of(it).replicas < replicas);
+        Ok(thin.map(|it| it.name().to_owned()).collect())
     }
 
     fn wanted(&self, partitions: usize, typed: &[String]) -> Vec<Wanted> {
@@ -318,7 +336,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn check(&self, wanted: &[Wanted], there: &BTreeMap<&str, Found>) -> Result<(), LogError> {
+    fn check(&self, wanted: &[Wanted], copies: impl Fn(&Wanted) -> usize) -> Result<(), LogError> {
         let admin = self.admin()?;
         let until = Instant::now() + START_WITHIN;
         loop {
@@ -337,9 +355,7 @@ impl Cluster {
                 Ok(settings) if settings.iter().all(known) || until <= Instant::now() => {
                     let mut pairs = wanted.iter().zip(&settings);
                     return pairs.try_for_each(|(topic, settings)| {
-                        // One that was missing has as many as it was made with.
-                        let replicas = there.get(topic.name.as_str()).map_or(0, |it| it.replicas);
-                        self.fits(topic, replicas, settings)
+                        self.fits(topic, copies(topic), settings)
                     });
                 }
                 Ok(_) => {}
@@ -350,8 +366,8 @@ impl Cluster {
         }
     }
 
-    /// A journal whose tail or head may vanish, or that is compacted, is no journal; nor is one
-    /// whose newest entries may lie on one broker of three.
+    /// A journal whose tail or head may vanish, or that is compacted, is no journal; nor is one of
+    /// three copies whose newest entries may lie in one of them.
     fn fits(
         &self,
         topic: &Wanted,
