@@ -21,6 +21,7 @@ pub mod start;
 
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -161,7 +162,7 @@ pub fn manifest(
 /// into `dir`, which must not exist, durably; `None` where there is none.
 ///
 /// # Errors
-/// The depot does not answer, or `dir` cannot be written.
+/// The depot does not answer, or the disk is full.
 pub fn restore(
     depot: &Depot,
     deployment: &str,
@@ -173,19 +174,27 @@ pub fn restore(
         let brought = manifest(depot, deployment, partition, next_seq)
             .and_then(|signed| receive(depot, signed, dir))
             .and_then(|restored| settle(&restored, dir, &accept).map(|()| restored));
-        match brought {
+        let error = match brought {
             Ok(restored) => return Ok(Some(restored)),
-            Err(error) => {
-                let (name, error) = (place(next_seq), format!("{error:#}"));
-                tracing::warn!(checkpoint = name, error, "a checkpoint is passed over");
-                metrics::counter!("healwright_checkpoints_passed_over_total").increment(1);
-            }
-        }
+            Err(error) => error,
+        };
         if dir.exists() {
             std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
         }
+        if is_full(&error) {
+            return Err(error);
+        }
+        let (name, error) = (place(next_seq), format!("{error:#}"));
+        tracing::warn!(partition, checkpoint = name, error, "a checkpoint is passed over");
+        metrics::counter!("healwright_checkpoints_passed_over_total").increment(1);
     }
     Ok(None)
+}
+
+/// Whether there was no room: the checkpoint may hold, and an older one needs as much.
+fn is_full(error: &anyhow::Error) -> bool {
+    let mut kinds = error.chain().filter_map(|it| it.downcast_ref()).map(io::Error::kind);
+    kinds.any(|it| matches!(it, ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 
 /// Brings the files of `signed` into `dir`; each is hashed on its way.
@@ -214,7 +223,7 @@ fn receive(depot: &Depot, signed: Signed, dir: &Path) -> anyhow::Result<Restored
 }
 
 /// Asks `accept` while what was received goes to the disk: the one takes the processor and the
-/// other waits.
+/// other waits. What says that it is whole is written after both.
 fn settle(
     restored: &Restored,
     dir: &Path,
@@ -224,12 +233,12 @@ fn settle(
         let synced = scope.spawn(|| sync(&restored.signed.checkpoint, dir));
         let accepted = accept(restored);
         let synced = synced.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        synced.and(accepted)
-    })
+        accepted.and(synced)
+    })?;
+    Ok(checkpoint::write_manifest(&restored.signed.checkpoint, dir)?)
 }
 
-/// Makes the files of `checkpoint` in `dir` durable, then the folders and what says that it is
-/// whole.
+/// Makes the files of `checkpoint` in `dir` durable, and then their folder.
 fn sync(checkpoint: &Checkpoint, dir: &Path) -> anyhow::Result<()> {
     let journal = dir.join("journal");
     let sync = |path: &Path| {
@@ -237,8 +246,7 @@ fn sync(checkpoint: &Checkpoint, dir: &Path) -> anyhow::Result<()> {
         synced.with_context(|| format!("syncing {}", path.display()))
     };
     parallel::each(&checkpoint.files, |(name, ..)| sync(&journal.join(name)))?;
-    sync(&journal)?;
-    Ok(checkpoint::write_manifest(checkpoint, dir)?)
+    sync(&journal)
 }
 
 /// Deletes older checkpoints and the files that no checkpoint names any more; answers how many
@@ -263,7 +271,7 @@ pub fn prune(
             }
             Err(error) => {
                 let (name, error) = (place(next_seq), format!("{error:#}"));
-                tracing::warn!(checkpoint = name, error, "a checkpoint does not verify");
+                tracing::warn!(partition, checkpoint = name, error, "a checkpoint does not verify");
             }
         }
     }

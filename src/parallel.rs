@@ -42,6 +42,7 @@ pub fn each<T: Sync, R: Send>(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::cell::RefCell;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::sync::mpsc;
 
@@ -66,12 +67,24 @@ mod tests {
 
     #[test]
     fn the_first_error_ends_it() {
+        thread_local! {
+            static HELD: RefCell<Option<mpsc::Sender<()>>> = const { RefCell::new(None) };
+        }
+        // The first fails; the others end only when its thread, which holds the sender, has.
+        let (held, ended) = mpsc::channel::<()>();
+        let (held, ended) = (Mutex::new(Some(held)), Mutex::new(ended));
         let n_begun = AtomicUsize::new(0);
-        let refuse = |_: &u32| -> anyhow::Result<()> {
+        let work = |it: &u32| {
             n_begun.fetch_add(1, Relaxed);
-            anyhow::bail!("no")
+            if *it == 0 {
+                HELD.set(held.lock().unwrap().take());
+                anyhow::bail!("no");
+            }
+            ended.lock().unwrap().recv().unwrap_err();
+            Ok(())
         };
-        assert_eq!(each(&[0; 1000], refuse).unwrap_err().to_string(), "no");
+        let items: Vec<u32> = (0..1000).collect();
+        assert_eq!(each(&items, work).unwrap_err().to_string(), "no");
         // A worker that was slow to take its first finds none left.
         assert!((1..=WORKERS).contains(&n_begun.load(Relaxed)), "{n_begun:?} were begun");
     }

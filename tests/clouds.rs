@@ -38,6 +38,8 @@ use tokio_stream::StreamExt as _;
 
 /// S3 and Google list so many objects in one answer; Azure, with 5000, is not tried that far.
 const LISTED_AT_ONCE_MAX: u32 = 1000;
+const TAKEN: &str = "healwright_checkpoint_next_seq{partition=\"0\"}";
+const RESTORED: &str = "healwright_restored_next_seq{partition=\"0\"}";
 
 /// A fleet of one node that keeps its checkpoints in a folder of the server's bucket.
 fn fleet(server: &Server, folder: &str, env: &[(String, String)]) -> Fleet {
@@ -54,7 +56,7 @@ fn take(fleet: &mut Fleet, node: usize, change: &str) -> u64 {
     until("a checkpoint is taken", || {
         count += 1;
         fleet.change(node, &format!("{change}-{count}"));
-        fleet.metric(node, "healwright_checkpoint_next_seq").filter(|it| seq < *it)
+        fleet.metric(node, TAKEN).filter(|it| seq < *it)
     })
 }
 
@@ -120,7 +122,7 @@ fn check_the_way_there_and_back(cloud: Cloud) {
     });
 
     let new = fleet.add();
-    let restored = fleet.metric(new, "healwright_restored_next_seq").unwrap();
+    let restored = fleet.metric(new, RESTORED).unwrap();
     assert!(taken[2] <= restored, "{restored} of {taken:?}");
     fleet.stop(new);
     fleet.stop(0);
@@ -143,7 +145,7 @@ fn check_the_way_there_and_back(cloud: Cloud) {
     assert!(error.contains(&format!("lies in the place of {newest}")), "{error}");
 
     fleet.restart(new);
-    assert_eq!(fleet.metric(new, "healwright_restored_next_seq"), Some(third));
+    assert_eq!(fleet.metric(new, RESTORED), Some(third));
     assert_eq!(fleet.metric(new, "healwright_checkpoints_passed_over_total"), Some(2));
     let told = fleet.said_by(new);
     assert!(told.contains(&lost) && told.contains("it is not there (404"), "{told}");

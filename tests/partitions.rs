@@ -182,6 +182,50 @@ fn a_partition_that_stands_still_on_every_node_leaves_the_other_in_office() {
     fleet.place_of(1 - stays, "back", &well).unwrap();
 }
 
+/// A node brings its partitions back side by side; what is spoiled of one concerns that one alone.
+#[test]
+fn an_empty_node_begins_each_partition_with_its_newest_checkpoint_that_holds() {
+    let brokers = Brokers::start(1, &[]);
+    let mut fleet = Fleet::start_partitioned_with_checkpoints(&brokers.bootstrap, 2);
+    let second = fleet.add();
+    let mut lies = BTreeMap::new();
+    for (n, service) in services().into_iter().enumerate() {
+        let place = fleet.place_of(0, &format!("where-{n}"), &service).unwrap();
+        lies.insert(partition_of(&place), service);
+    }
+    let of_each = [&lies[&0], &lies[&1]];
+    for round in ["first", "second"] {
+        for (partition, service) in of_each.iter().enumerate() {
+            let place = fleet.place_of(0, &format!("{round}-{partition}"), service).unwrap();
+            let seq = place.rsplit_once('/').unwrap().1.parse().unwrap();
+            let taken = format!("healwright_checkpoint_next_seq{{partition=\"{partition}\"}}");
+            fleet.eventually("whoever is in office has taken a checkpoint", || {
+                (0..2).any(|it| fleet.metric(it, &taken) > Some(seq)).then_some(())
+            });
+        }
+    }
+    fleet.stop(second);
+    fleet.stop(0);
+    let data = fleet.home().join(format!("data-{second}"));
+    std::fs::remove_dir_all(data.join("journal")).unwrap();
+    std::fs::remove_dir_all(data.join("partitions/1/journal")).unwrap();
+    let [kept, mut spoiled] = [0, 1].map(|it| fleet.checkpoints(it));
+    let spoilt = spoiled.pop().unwrap();
+    std::fs::write(spoilt, "not a manifest").unwrap();
+
+    fleet.restart(second);
+    for (partition, left) in [kept, spoiled].iter().enumerate() {
+        let newest = left.last().unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let restored = format!("healwright_restored_next_seq{{partition=\"{partition}\"}}");
+        assert_eq!(fleet.metric(second, &restored), Some(newest), "partition {partition}");
+    }
+    assert_eq!(fleet.metric(second, "healwright_checkpoints_passed_over_total"), Some(1));
+    for (partition, service) in of_each.iter().enumerate() {
+        fleet.place_of(second, &format!("after-{partition}"), service).unwrap();
+    }
+    fleet.check();
+}
+
 #[test]
 fn another_number_of_partitions_is_refused_and_none_at_all_takes_what_is_there() {
     let brokers = Brokers::start(1, &[]);

@@ -53,17 +53,22 @@ impl Keeper {
                     continue;
                 }
                 tried = Some(Instant::now());
-                let keeper = keeper.clone();
+                let taker = keeper.clone();
                 let held = seat.clone();
                 let still = move || *held.borrow() == office;
-                let taken = tokio::task::spawn_blocking(move || keeper.take(still)).await;
+                let taken = tokio::task::spawn_blocking(move || taker.take(still)).await;
                 let taken = taken.context("taking a checkpoint").and_then(|it| it);
                 let outcome = if taken.is_ok() { "taken" } else { "failed" };
                 metrics::counter!("healwright_checkpoints_total", "outcome" => outcome)
                     .increment(1);
                 if let Err(error) = taken {
                     let error = format!("{error:#}");
-                    tracing::warn!(error, "no checkpoint was taken; the next one makes up for it");
+                    let data = keeper.data.display();
+                    tracing::warn!(
+                        %data,
+                        error,
+                        "no checkpoint was taken; the next one makes up for it"
+                    );
                 }
             }
         });
@@ -82,11 +87,13 @@ impl Keeper {
         let sent = upload(&self.depot, &dir, &checkpoint, &self.identity);
         remove(&dir)?;
         let Uploaded { files, bytes } = sent?;
-        metrics::gauge!("healwright_checkpoint_next_seq").set(checkpoint.next_seq as f64);
+        let partition = checkpoint.partition;
+        metrics::gauge!("healwright_checkpoint_next_seq", "partition" => partition.to_string())
+            .set(checkpoint.next_seq as f64);
         metrics::counter!("healwright_checkpoint_sent_bytes_total").increment(bytes);
         let (total, next_seq) = (checkpoint.files.len(), checkpoint.next_seq);
         let took = began.elapsed();
-        tracing::info!(next_seq, files, total, bytes, ?took, "a checkpoint was taken");
+        tracing::info!(partition, next_seq, files, total, bytes, ?took, "a checkpoint was taken");
         prune(&self.depot, &checkpoint.deployment, checkpoint.partition, KEEP)
             .context("deleting older checkpoints")?;
         Ok(())

@@ -40,23 +40,27 @@ pub fn begin(
     partition: u32,
     data: &Path,
 ) -> anyhow::Result<Option<Expected>> {
+    let staged = data.join("checkpoint.restoring");
+    if staged.exists() {
+        std::fs::remove_dir_all(&staged)
+            .with_context(|| format!("removing {}", staged.display()))?;
+    }
     let own = own_next_seq(data)?;
     let newest = match places(depot, deployment, partition) {
         Ok(places) => places.first().copied(),
         Err(error) => {
             let error = format!("{error:#}");
-            tracing::warn!(error, "no checkpoint can be looked for; the chain is folded instead");
+            tracing::warn!(
+                partition,
+                error,
+                "no checkpoint can be looked for; the chain is folded instead"
+            );
             return Ok(None);
         }
     };
     let Some(newest) = newest else { return Ok(None) };
     if own.is_some_and(|own| newest <= own.saturating_add(BEHIND_MAX)) {
         return Ok(expected(depot, deployment, partition, newest));
-    }
-    let staged = data.join("checkpoint.restoring");
-    if staged.exists() {
-        std::fs::remove_dir_all(&staged)
-            .with_context(|| format!("removing {}", staged.display()))?;
     }
     let began = Instant::now();
     let whole =
@@ -66,16 +70,30 @@ pub fn begin(
         Ok(None) => return Ok(None),
         Err(error) => {
             let error = format!("{error:#}");
-            tracing::warn!(error, "no checkpoint can be brought; the chain is folded instead");
+            tracing::warn!(
+                partition,
+                error,
+                "no checkpoint can be brought; the chain is folded instead"
+            );
             return Ok(None);
         }
     };
     checkpoint::install(&staged, data)?;
     let Restored { bytes, files, next_seq, signed } = restored;
-    metrics::gauge!("healwright_restored_next_seq").set(next_seq as f64);
+    metrics::gauge!("healwright_restored_next_seq", "partition" => partition.to_string())
+        .set(next_seq as f64);
     let (node, took) = (signed.node.id(), began.elapsed());
     let state = digest(&signed.checkpoint.state);
-    tracing::info!(next_seq, files, bytes, node, state, ?took, "restored from a checkpoint");
+    tracing::info!(
+        partition,
+        next_seq,
+        files,
+        bytes,
+        node,
+        state,
+        ?took,
+        "restored from a checkpoint"
+    );
     Ok(None)
 }
 
@@ -96,7 +114,7 @@ fn expected(depot: &Depot, deployment: &str, partition: u32, newest: u64) -> Opt
         }
         Err(error) => {
             let error = format!("{error:#}");
-            tracing::warn!(checkpoint = newest, error, "a checkpoint does not verify");
+            tracing::warn!(partition, checkpoint = newest, error, "a checkpoint does not verify");
             None
         }
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use object_store::memory::InMemory;
@@ -214,6 +215,22 @@ fn what_its_taker_refuses_is_passed_over_too() {
     };
     let taken = restore(&bed.depot, &bed.identity.deployment, 0, &dir, older).unwrap();
     assert_eq!(taken.unwrap().next_seq, first.next_seq);
+}
+
+#[test]
+fn a_full_disk_ends_it_and_counts_against_no_checkpoint() {
+    let mut bed = Bed::new();
+    bed.take("first");
+    bed.take("second");
+    let dir = bed.home.path().join("restored");
+    let n_tried = Cell::new(0);
+    let full = |_: &Restored| {
+        n_tried.set(n_tried.get() + 1);
+        Err(std::io::Error::from(std::io::ErrorKind::StorageFull)).context("writing a file")
+    };
+    let said = restore(&bed.depot, &bed.identity.deployment, 0, &dir, full).unwrap_err();
+    assert_eq!((n_tried.get(), said.to_string()), (1, "writing a file".to_owned()));
+    assert!(!dir.exists(), "what was brought makes room");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! A fleet that takes checkpoints as often as it can.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::Fleet;
@@ -23,7 +25,16 @@ impl Fleet {
         fleet.keeping(&url, &[])
     }
 
-    /// The same at `url`, with what the environment says of it.
+    /// The same of a system of several partitions.
+    pub(crate) fn start_partitioned_with_checkpoints(bootstrap: &str, partitions: u64) -> Self {
+        let fleet = Fleet::empty(bootstrap);
+        let url = format!("file://{}", fleet.depot());
+        fleet.configured(&format!(
+            "[kafka]\npartitions = {partitions}\n[checkpoints]\nurl = \"{url}\"\nevery_s = 1\n"
+        ))
+    }
+
+    /// One node, at `url`, with what the environment says of it.
     pub(crate) fn start_with_checkpoints_at(
         bootstrap: &str,
         url: &str,
@@ -33,12 +44,26 @@ impl Fleet {
     }
 
     fn keeping(mut self, url: &str, env: &[(String, String)]) -> Self {
-        let file = self.home.path().join("hw.toml");
-        std::fs::write(&file, format!("[checkpoints]\nurl = \"{url}\"\nevery_s = 1\n")).unwrap();
-        self.words = vec!["--config".to_owned(), file.to_str().unwrap().to_owned()];
         self.env = env.to_vec();
+        self.configured(&format!("[checkpoints]\nurl = \"{url}\"\nevery_s = 1\n"))
+    }
+
+    fn configured(mut self, text: &str) -> Self {
+        let file = self.home.path().join("hw.toml");
+        fs::write(&file, text).unwrap();
+        self.words = vec!["--config".to_owned(), file.to_str().unwrap().to_owned()];
         self.add();
         self
+    }
+
+    /// Manifests of a partition's checkpoints there, oldest first.
+    pub(crate) fn checkpoints(&self, partition: u32) -> Vec<PathBuf> {
+        let deployment = fs::read_dir(self.depot()).unwrap().next().unwrap().unwrap().path();
+        let folder = deployment.join(partition.to_string()).join("checkpoints");
+        let mut found: Vec<PathBuf> =
+            fs::read_dir(folder).unwrap().map(|it| it.unwrap().path()).collect();
+        found.sort();
+        found
     }
 
     /// Where checkpoints lie, if in a directory.
