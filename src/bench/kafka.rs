@@ -8,7 +8,7 @@ mod decided;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -29,7 +29,8 @@ use crate::cli;
 use crate::engine::heads::Heads;
 use crate::engine::owner::{Office, Owner};
 use crate::engine::stages::Stage;
-use crate::engine::{Engine, Handle, wall_now};
+use crate::engine::{EngineError, wall_now};
+use crate::keys::Identity;
 use crate::node::os_chance;
 use crate::parallel;
 
@@ -40,7 +41,7 @@ pub(super) fn run(cluster: &Cluster, args: &cli::Bench) -> anyhow::Result<Measur
     let mut lanes = Vec::new();
     for partition in 0..args.partitions {
         let dir = folder.path().join(partition.to_string());
-        lanes.push(Lane::open(cluster, &dir, partition, || {})?);
+        lanes.push(Lane::open(cluster, &dir, partition)?);
     }
     let warm = args.warmup / u64::from(args.partitions.max(1));
     drain(&mut lanes, warm)?;
@@ -61,7 +62,8 @@ pub(super) fn run(cluster: &Cluster, args: &cli::Bench) -> anyhow::Result<Measur
     let batches = appends.len();
     let state = digest(&mut lanes, args.series);
     let restored = restore(lanes, folder.path())?;
-    let mut decided = decide(&cluster.beside("decided."), &folder.path().join("decided"))?;
+    let decided_in = folder.path().join("decided");
+    let mut decided = decided::measure(&cluster.beside("decided."), &decided_in)?;
     let millions = samples as f64 / 1e6;
     let [decided_p50_ms, decided_p99_ms] = [0.5, 0.99].map(|it| quantile_ms(&mut decided, it));
     let figures = json!({
@@ -96,11 +98,24 @@ pub(super) fn run(cluster: &Cluster, args: &cli::Bench) -> anyhow::Result<Measur
             restored.mb / restored.s
         ),
         format!(
-            "from a failure's sample to the decision on it: p50 {decided_p50_ms:.1} ms, p99 \
+            "from a failure's sample to the request for its repair: p50 {decided_p50_ms:.1} ms, p99 \
              {decided_p99_ms:.1} ms"
         ),
     ];
     Ok((figures, lines))
+}
+
+/// An owner in office, whose newest head stands in a file of that name.
+fn elect(log: &Arc<KafkaLog>, identity: &Identity, head: &Path) -> Result<Owner, EngineError> {
+    let office = Office {
+        log: log.clone(),
+        store: log.clone(),
+        identity,
+        endpoint: String::new(),
+        heads: Heads::open(head, None)?,
+        chance: os_chance(),
+    };
+    Owner::elect(office, wall_now())
 }
 
 /// One partition and its owner.
@@ -116,26 +131,13 @@ struct Lane {
 }
 
 impl Lane {
-    /// `news` is called when something has come.
-    fn open(
-        cluster: &Cluster,
-        dir: &Path,
-        partition: u32,
-        news: impl Fn() + Send + Sync + 'static,
-    ) -> anyhow::Result<Self> {
+    fn open(cluster: &Cluster, dir: &Path, partition: u32) -> anyhow::Result<Self> {
         let identity = identity();
-        let log = KafkaLog::open(cluster, dir, &identity.deployment, partition, Arc::new(news))?;
+        let unheard = Arc::new(|| {});
+        let log = KafkaLog::open(cluster, dir, &identity.deployment, partition, unheard)?;
         let (log, appending) = (Arc::new(log), Arc::new(Mutex::default()));
         let end = Onlooker::of(cluster)?.lag(partition, Positions::default())?.telemetry;
-        let office = Office {
-            log: log.clone(),
-            store: log.clone(),
-            identity: &identity,
-            endpoint: String::new(),
-            heads: Heads::open(&dir.join("head"), None)?,
-            chance: os_chance(),
-        };
-        let mut owner = Owner::elect(office, wall_now())?;
+        let mut owner = elect(&log, &identity, &dir.join("head"))?;
         let began: Arc<Mutex<Option<Instant>>> = appending.clone();
         owner.watched(Box::new(move |stage| {
             if stage == Stage::Append {
@@ -213,17 +215,6 @@ fn restore(lanes: Vec<Lane>, folder: &Path) -> anyhow::Result<BroughtBack> {
         );
     }
     Ok(BroughtBack { mb: sent.iter().map(Checkpoint::bytes).sum::<u64>() as f64 / 1e6, s })
-}
-
-/// What decisions take, in a system of its own beside the one that is measured.
-fn decide(cluster: &Cluster, dir: &Path) -> anyhow::Result<Vec<Duration>> {
-    cluster.prepare(Some(1), &[])?;
-    let bell: Arc<OnceLock<Handle>> = Arc::default();
-    let ringing = bell.clone();
-    let ring = move || ringing.get().into_iter().for_each(Handle::wake);
-    let Lane { log, owner, .. } = Lane::open(cluster, dir, 0, ring)?;
-    let engine = Engine::start(owner, log)?;
-    decided::measure(bell.get_or_init(|| engine.handle()))
 }
 
 fn sealed(batch: &Batch) -> u64 {

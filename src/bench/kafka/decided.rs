@@ -1,42 +1,65 @@
-//! How long it takes from the sample that shows a failure to the decision on it.
+//! How long it takes from the sample that shows a failure to the decision to repair it.
 //!
 //! Services under care are scraped, and with each scrape one more of them is gone: detection says
-//! the anomaly, an incident opens, diagnosis names its cause, and the gate decides whether a repair
-//! may begin. The clock runs from before the scrape is sent until that decision has been read back
-//! from the journal, on a running engine.
+//! the anomaly, an incident opens, diagnosis names its cause, the gate lets a repair begin, it is
+//! proposed, voted on in both layers and approved by policy. The clock runs from before the scrape
+//! is sent until the request to the host's runner, the last consequence, has been read back from
+//! the journal. The engine is the one that a node runs; nobody answers the request.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use schemas::event::{Health, Series, TelemetrySample};
 use schemas::signature::KeyPair;
 use schemas::{Entry, Event, Uuid};
-use topologies::config::Service;
+use state::kafka::group::Membership;
+use state::kafka::{Cluster, KafkaLog};
+use topologies::config::{Host, Service};
 use topologies::detection::{self, Phase};
 use topologies::profile::Profile;
 use topologies::rules::Rules;
 
+use super::{elect, identity};
 use crate::dispatch::Confirmations;
-use crate::engine::{Handle, wall_now};
+use crate::engine::{Bell, Engine, Handle, Member, wall_now};
 use crate::node::Activator;
 use crate::node::parts::{Part, Parts};
 use crate::up;
 
 /// Services that fail, one after the other.
-const SERVICES: usize = 200;
+const SERVICES: u32 = 200;
 /// How often they are scraped until they have been well for long enough.
 const SCRAPED_EVERY: Duration = Duration::from_millis(250);
-/// Within this they are judged, and each decision is there.
+/// Within this the node is in office, they are judged, and each decision is there.
 const WITHIN: Duration = Duration::from_secs(60);
 /// What is read of the journal at a time.
 const READ_BYTES: usize = 1024 * 1024;
 
-/// What each of the decisions took.
-pub(super) fn measure(handle: &Handle) -> anyhow::Result<Vec<Duration>> {
+/// What each of the decisions took, in a system of its own beside the one that is measured.
+pub(super) fn measure(cluster: &Cluster, dir: &Path) -> anyhow::Result<Vec<Duration>> {
+    cluster.prepare(Some(1), &[])?;
+    let engine = join(cluster, dir)?;
     // A system that was measured before keeps its services, and they have failed.
     let run = wall_now().0;
-    let names = (0..SERVICES).map(|n| format!("measured-{run}-{n}")).collect();
-    up::runtime()?.block_on(Bed { handle: handle.clone(), names }.measure())
+    // One is left: where all are gone a person is asked.
+    let names = (0..=SERVICES).map(|n| format!("measured-{run}-{n}")).collect();
+    up::runtime()?.block_on(Bed { handle: engine.handle(), names }.measure())
+}
+
+/// What a node runs on a partition that it shares with others.
+fn join(cluster: &Cluster, dir: &Path) -> anyhow::Result<Engine> {
+    let identity = identity();
+    let bell = Bell::default();
+    let ringing = bell.clone();
+    let news = Arc::new(move || ringing.ring());
+    let log = KafkaLog::open(cluster, dir, &identity.deployment, 0, news.clone())?;
+    let (log, head) = (Arc::new(log), dir.join("head"));
+    let membership = Arc::new(Membership::join(cluster, "bench", news)?);
+    let office = log.clone();
+    let take_office = Box::new(move || elect(&office, &identity, &head));
+    Ok(Engine::join(Member::new(log, membership, 0, take_office)?, &bell)?)
 }
 
 struct Bed {
@@ -46,12 +69,15 @@ struct Bed {
 
 impl Bed {
     async fn measure(&self) -> anyhow::Result<Vec<Duration>> {
+        let mut seat = self.handle.seat();
+        let is_ours = tokio::time::timeout(WITHIN, seat.wait_for(|it| it.here)).await;
+        is_ours.context("nobody is in office")?.context("the engine has stopped")?;
         self.care().await?;
         self.await_judged().await?;
         // A process that is missed once may be between two starts; the second time it is gone.
         self.scrape(1)?;
         let mut took = Vec::new();
-        for (n, name) in self.names.iter().enumerate() {
+        for (n, name) in self.names.iter().take(SERVICES as usize).enumerate() {
             let from = self.handle.follow().borrow().next_seq;
             let began = Instant::now();
             self.scrape(n + 2)?;
@@ -68,7 +94,13 @@ impl Bed {
         let operator = KeyPair::from_seed(&[3; 32]);
         let activator = Activator::new(Parts::new(vec![part]), operator);
         activator.activate("rules", &Rules::current()).await?;
-        activator.activate("profile", &Profile::local()).await?;
+        // No repair ends, for nobody makes one.
+        let (ceiling_per_type, ceiling_global) = (SERVICES, SERVICES);
+        let profile = Profile { ceiling_per_type, ceiling_global, ..Profile::local() };
+        activator.activate("profile", &profile).await?;
+        let runner = KeyPair::from_seed(&[4; 32]).public();
+        let host = Host { host: "bench".to_owned(), key: runner, sandbox: Vec::new() };
+        activator.activate("runner/bench", &host).await?;
         for name in &self.names {
             let command = vec!["true".to_owned()];
             let service = Service {
@@ -125,7 +157,7 @@ impl Bed {
         Ok(self.handle.telemetry(&[Event::from(sample).encode()?])?)
     }
 
-    /// Reads the journal from `from` on until the gate has decided on what diagnosis says of the
+    /// Reads the journal from `from` on until a repair is requested of what diagnosis says of the
     /// anomaly of `service`.
     async fn await_decision(&self, mut from: u64, service: &str) -> anyhow::Result<()> {
         let (log, mut moved) = (self.handle.log(), self.handle.follow());
@@ -145,7 +177,7 @@ impl Bed {
     }
 }
 
-/// From an anomaly of a service to the decision on it.
+/// From an anomaly of a service to the request for its repair.
 struct Chain<'a> {
     service: &'a str,
     anomaly: Option<Uuid>,
@@ -166,7 +198,7 @@ impl Chain<'_> {
         {
             self.incident.clone_from(incident);
         }
-        let is_decision = matches!(event, Event::HealTriggerEvaluated(_));
-        Ok(is_decision && self.incident.is_some() && self.incident == *incident)
+        let is_request = matches!(event, Event::RunnerRequest(_));
+        Ok(is_request && self.incident.is_some() && self.incident == *incident)
     }
 }
