@@ -74,7 +74,8 @@ impl Sources {
             (moved.next_seq, moved.stopped.is_some())
         };
         let of = self.label();
-        gauge!("healwright_in_office", &of).set(f64::from(u8::from(seat.here)));
+        // Who stands still holds the office and decides nothing.
+        gauge!("healwright_in_office", &of).set(f64::from(u8::from(seat.here && !stopped)));
         gauge!("healwright_epoch", &of).set(seat.epoch as f64);
         gauge!("healwright_entries", &of).set(next_seq as f64);
         gauge!("healwright_stopped", &of).set(f64::from(u8::from(stopped)));
