@@ -184,10 +184,18 @@ fn tell(out: Out, made: &Made, end: Option<u64>, aside: &Path) {
     match end {
         None => out.line("nothing is lost; what telemetry led to stands in the journal"),
         Some(end) => out.line(&format!(
-            "lost: entries {kept} to {} ({why}); the next start is refused until `healwright \
-             repair head --reason TEXT` accepts that too, signed and journaled",
-            end - 1
+            "lost: {} ({why}); the next start is refused until `healwright repair head --reason \
+             TEXT` accepts that too, signed and journaled",
+            entries(*kept, end)
         )),
+    }
+}
+
+/// Those from `from` to before `end`, by their sequences.
+fn entries(from: u64, end: u64) -> String {
+    match end - 1 {
+        last if last == from => format!("entry {from}"),
+        last => format!("entries {from} to {last}"),
     }
 }
 
@@ -195,10 +203,9 @@ fn tell(out: Out, made: &Made, end: Option<u64>, aside: &Path) {
 fn would_lose(made: &Made, end: u64) -> String {
     let Made { kept, end: why, .. } = made;
     format!(
-        "entries {kept} to {} would be lost, and what was acknowledged among them ({why}); what \
-         follows the first of them does not link without it. Nothing was changed. An export \
-         that reaches further fills the gap with `--from BUNDLE`; `--accept-loss` keeps the \
-         {kept} before it",
-        end - 1
+        "{} would be lost, and what was acknowledged among them ({why}); what follows does not \
+         link without it. Nothing was changed. An export that reaches further fills the gap with \
+         `--from BUNDLE`; `--accept-loss` keeps the {kept} before it",
+        entries(*kept, end)
     )
 }

@@ -35,7 +35,7 @@ impl EmbeddedLog {
         if reader::check(dir).is_ok() {
             return Ok(None);
         }
-        let mut outcome = Err(wrong(MANIFEST, "there is none"));
+        let mut outcome = Err(wrong(&journal.display().to_string(), "no manifest is there"));
         for manifest in manifests(&journal)? {
             outcome = try_out(dir, &journal, &manifest).map(|()| manifest);
             if outcome.is_ok() {
