@@ -42,13 +42,24 @@ fn configure(home: &Path) {
     fs::write(home.join("hw.toml"), config).unwrap();
 }
 
+/// A running node; dropping it ends it, where a check fails too.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
 /// A node that says all it can.
-fn up(home: &Home) -> (Child, String) {
+fn up(home: &Home) -> (Running, String) {
     let said = home.path().join("said");
     let mut command = home.command(HEALWRIGHT);
     command.args(["up", "--config", "hw.toml", "--http", "127.0.0.1:0"]);
     command.env("RUST_LOG", "trace").stdout(Stdio::null());
-    let child = command.stderr(fs::File::create(&said).unwrap()).spawn().unwrap();
+    let child = Running(command.stderr(fs::File::create(&said).unwrap()).spawn().unwrap());
     let at = until("the node is ready", || {
         let said = fs::read_to_string(&said).unwrap();
         let (_, rest) = said.split_once("ready: http://")?;
@@ -103,7 +114,7 @@ fn seeds(keys: &[PathBuf]) -> Vec<(String, Vec<u8>)> {
 fn no_secret_in_any_event() {
     let home = Home::new();
     configure(home.path());
-    let (mut node, at) = up(&home);
+    let (node, at) = up(&home);
     let change = r#"{"id":"c-1","service":"shop","kind":"deploy","version":"1"}"#;
     let wrong = ask(&at, "POST /api/v1/changes", &format!("{TOKEN}x"), change);
     assert!(wrong.starts_with("HTTP/1.1 401"), "{wrong}");
@@ -123,8 +134,7 @@ fn no_secret_in_any_event() {
         let answer = ask(&at, &format!("GET {path}"), TOKEN, "");
         said.push((path.to_owned(), answer.into_bytes()));
     }
-    kill_process(Pid::from_child(&node), Signal::TERM).unwrap();
-    node.wait().unwrap();
+    drop(node);
     for words in [
         &["export", "--to", "bundle"][..],
         &["events", "list", "-o", "json"],

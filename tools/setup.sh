@@ -38,6 +38,8 @@ if [ "${1:-}" = test ]; then
   # Azurite, an emulator of Azure's storage, is fetched by npm: some 400 packages on Debian, so only
   # where a test that does not run counts as a failure.
   [ -z "${CI:-}" ] || need_bare "command -v npm" npm
+  # Another client; Debian's from 13 on is new enough, and its test tells an older one.
+  [ -z "${CI:-}" ] || need_bare "command -v go" golang-go
 fi
 
 if [ $((${#missing[@]} + ${#bare[@]})) -gt 0 ]; then
