@@ -14,7 +14,7 @@ mod receiver;
 
 use std::path::{Path, PathBuf};
 
-use home::{HEALWRIGHT, Home, Node};
+use home::{HEALWRIGHT, Home, Node, until};
 use receiver::{Answer, Webhook};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::{Value, json};
@@ -284,6 +284,12 @@ fn a_full_disk_stops_the_node_loudly_and_loses_nothing() {
     assert!(doctor.out.contains("stands still"), "{doctor:?}");
     let page = ask(&node, "GET", "/", &Value::Null).1.to_string();
     assert!(page.contains("cannot append to the journal"), "{page}");
+    until("its gauges say that it stands still and that nobody decides", || {
+        let text = ask(&node, "GET", "/metrics", &Value::Null).1;
+        let says = |line| text.as_str().unwrap().lines().any(|it| it == line);
+        let stands_still = says("healwright_stopped{partition=\"0\"} 1");
+        (stands_still && says("healwright_in_office{partition=\"0\"} 0")).then_some(())
+    });
     fill(&node, None);
     drop(node);
     assert_eq!(changes(&home), ["before"]);
