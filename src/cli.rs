@@ -402,6 +402,16 @@ pub enum Repair {
         #[arg(long, value_name = "TEXT")]
         reason: String,
     },
+    /// Register the runner of this data directory in place of one whose key was lost; signed and
+    /// journaled
+    Runner {
+        /// Its host, where several are registered
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+        /// Why, for the audit
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
 }
 
 /// `healwright config`.

@@ -217,7 +217,7 @@ impl Node {
         // Why the partition stands still tells more than that it does.
         let stands_still = |error| parts.stopped().map_or(error, |why| anyhow::anyhow!(why));
         activate(activator.clone(), &config).await.map_err(stands_still)?;
-        let registrar = Registrar { activator: activator.clone(), requests };
+        let registrar = Registrar { activator: activator.clone(), requests, told: Arc::default() };
         for part in parts.all() {
             dispatch::listen(&layout, part, registrar.clone(), shared.clone(), &deployment)?;
         }

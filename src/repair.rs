@@ -4,6 +4,7 @@
 //! damaged journal and an overridden head record are set aside under another name.
 
 mod journal;
+mod runner;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,7 @@ pub fn run(session: &Session, out: Out, command: &Repair) -> anyhow::Result<bool
             journal::anew(session, out, from.as_deref(), *accept_loss)
         }
         Repair::Head { reason } => head(session, out, reason),
+        Repair::Runner { host, reason } => runner::replace(session, out, host.as_deref(), reason),
     }
 }
 
@@ -117,12 +119,10 @@ fn forget_witness(session: &Session) -> anyhow::Result<()> {
 
 /// Journals that a person accepts this log, with a head record of its own at `accepted`.
 fn accept(session: &Session, record: &Path, accepted: &Path, reason: &str) -> anyhow::Result<u64> {
-    let operator = session.keys().existing_operator()?;
-    let identity = session.keys().identity()?;
-    let layout = session.layout();
+    let deployment = session.keys().identity()?.deployment;
     // What an attempt that was cut short has left would be ahead of this log.
     remove(accepted)?;
-    let log = EmbeddedLog::open(session.data(), &identity.deployment, PARTITION)?;
+    let log = EmbeddedLog::open(session.data(), &deployment, PARTITION)?;
     let holds = log.head()?;
     // A damaged record says nothing, and is set aside all the same.
     let recorded = HeadRecord::open(record).ok().and_then(|it| it.last().copied());
@@ -133,14 +133,28 @@ fn accept(session: &Session, record: &Path, accepted: &Path, reason: &str) -> an
         })),
         "accepted": { "size": holds.next_seq, "batch": holds.hash, "epoch": holds.epoch },
     });
-    let mut owner = take_office(&layout, Arc::new(log), &identity, "repair", accepted)?;
-    let version = owner.active_config(DECISION).map_or(1, |it| it.version + 1);
-    let kind = ConfigKind::Baseline;
-    let input = activation(&operator, kind, DECISION, version, body.to_string());
+    let seq = decide(session, log, accepted, ConfigKind::Baseline, DECISION, body.to_string())?;
+    remove(&beside(accepted, ".lock"))?;
+    Ok(seq)
+}
+
+/// Journals a person's decision under the operator's signature; the head over it is recorded at
+/// `record`. Answers its sequence.
+fn decide(
+    session: &Session,
+    log: EmbeddedLog,
+    record: &Path,
+    kind: ConfigKind,
+    name: &str,
+    body: String,
+) -> anyhow::Result<u64> {
+    let (operator, identity) = (session.keys().existing_operator()?, session.keys().identity()?);
+    let mut owner = take_office(&session.layout(), Arc::new(log), &identity, "repair", record)?;
+    let version = owner.active_config(name).map_or(1, |it| it.version + 1);
+    let input = activation(&operator, kind, name, version, body);
     owner.log().send(input.stream(), &[input.encode()?])?;
     let cycle = owner.cycle(wall_now())?;
     owner.sign_head(wall_now(), true)?;
-    remove(&beside(accepted, ".lock"))?;
     let taken = cycle.taken.first().context("the journal has not taken the decision")?;
     match &taken.refused {
         Some(why) => bail!("the journal refuses the decision: {why}"),

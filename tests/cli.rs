@@ -187,6 +187,7 @@ fn every_command_explains_itself() {
         "repair telemetry",
         "repair journal",
         "repair head",
+        "repair runner",
         "doctor",
         "trust list",
         "trust vouch",

@@ -160,3 +160,32 @@ fn a_signature_that_is_refused_is_shown_as_refused() {
     drop(node);
     clear(&home);
 }
+
+/// C12: a machine that cannot show the key that its host is registered under may be anybody's.
+#[test]
+fn a_runner_that_lost_its_key_is_let_in_again_by_a_persons_word_alone() {
+    let home = home();
+    let node = up(&home);
+    served(&home);
+    let words = ["repair", "runner", "--reason", "the disk was old"];
+    assert!(home.run(&words).expect(2).err.contains("a node runs here"));
+    drop(node);
+    assert!(home.run(&words).expect(0).out.contains("nothing was changed"));
+    std::fs::remove_file(home.data().join("runner/runner.key")).unwrap();
+    let told = home.start(&UP, "healwright repair runner --reason").said.clone();
+    assert!(told.contains("it is not let in (C12)"), "{told}");
+
+    let ran = home.run(&[&words[..], &["-o", "json"]].concat()).expect(0).json();
+    let (key, former) = (ran["key"].as_str().unwrap(), ran["former"].as_str().unwrap());
+    assert!(told.contains(key) && told.contains(former), "{ran}: {told}");
+    let listed = home.run(&["events", "list", "--topic", "config.activated.v1", "-o", "json"]);
+    let last: serde_json::Value = serde_json::from_str(listed.out.lines().last().unwrap()).unwrap();
+    assert_eq!(last["place"], ran["place"], "{last}");
+    assert!(last["payload"]["body"].as_str().unwrap().contains("the disk was old"), "{last}");
+    let node = up(&home);
+    heals(&home);
+    drop(node);
+    home.run(&["verify"]).expect(0);
+    home.run(&["replay"]).expect(0);
+    clear(&home);
+}

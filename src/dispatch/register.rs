@@ -4,12 +4,14 @@
 //! Another one asks for them in the list of nodes, and refuses them until somebody has answered.
 //!
 //! Invariant: nothing here registers a second key for a host (threat C12). That takes a person,
-//! and `healwright node admit KEY --replace`.
+//! and `healwright node admit KEY --replace`, or `repair runner` where the log is embedded.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use schemas::signature::PublicKey;
 use tokio::sync::watch;
 use topologies::config::Host;
 
@@ -30,6 +32,8 @@ pub struct Registrar {
     pub activator: Option<Activator>,
     /// The way to ask others for it, on a cluster.
     pub requests: Option<Requests>,
+    /// The key that is not let in, once a person has been told.
+    pub told: Arc<OnceLock<PublicKey>>,
 }
 
 impl Registrar {
@@ -52,8 +56,20 @@ impl Registrar {
 
     /// Asks, and says once what waits and what a person can do.
     async fn ask(&self, caller: &Host, known: Option<&Host>, partition: u32) {
-        let Some(requests) = &self.requests else { return };
         let (host, key) = (&caller.host, caller.key.id());
+        let Some(requests) = &self.requests else {
+            if let Some(it) = known
+                && self.told.set(caller.key).is_ok()
+            {
+                tracing::warn!(
+                    "host {host} is registered under the key {}, and this machine's runner has \
+                     {key}: it is not let in (C12), and nothing is healed. If its key was lost, \
+                     stop the node and say `healwright repair runner --reason TEXT`",
+                    it.key.id()
+                );
+            }
+            return;
+        };
         match (requests.ask(partition, caller).await, known) {
             (Ok(false), _) => {}
             (Ok(true), None) => tracing::warn!(
