@@ -8,6 +8,7 @@ pub mod events;
 pub mod node;
 pub mod read;
 pub mod release;
+pub mod repair;
 pub mod trust;
 pub mod verdict;
 
@@ -22,6 +23,7 @@ pub use checkpoint::Checkpoint;
 pub use events::Events;
 pub use node::NodeCommand;
 pub use release::Release;
+pub use repair::Repair;
 pub use trust::Trust;
 
 /// Heals services by itself, and proves afterwards what it did, why, and that it was allowed to.
@@ -368,50 +370,6 @@ pub struct Verify {
     /// A witness's head record to hold against it
     #[arg(long, value_name = "FILE")]
     pub witness: Option<PathBuf>,
-}
-
-/// `healwright repair`.
-#[derive(Debug, Subcommand)]
-pub enum Repair {
-    /// Pass over an input whose fold panicked; signed and journaled
-    Skip {
-        /// `<stream>/<position>` as the error names it
-        place: String,
-        /// Why, for the audit
-        #[arg(long, default_value = "", value_name = "TEXT")]
-        reason: String,
-    },
-    /// Forget the folded state; the next start folds the chain anew
-    State,
-    /// Drop stored telemetry; what it led to stands in the journal
-    Telemetry,
-    /// Write the database's lost table of contents anew, if everything else is there
-    Database,
-    /// Make a damaged journal anew from what can be read of it; the damaged one is set aside
-    Journal {
-        /// An export that fills the gap
-        #[arg(long, value_name = "BUNDLE")]
-        from: Option<PathBuf>,
-        /// Go on without what can be found nowhere; without this flag nothing is changed then
-        #[arg(long)]
-        accept_loss: bool,
-    },
-    /// Accept a log that is behind its head record, after a person has looked; signed and journaled
-    Head {
-        /// Why, for the audit
-        #[arg(long, value_name = "TEXT")]
-        reason: String,
-    },
-    /// Register the runner of this data directory in place of one whose key was lost; signed and
-    /// journaled
-    Runner {
-        /// Its host, where several are registered
-        #[arg(long, value_name = "NAME")]
-        host: Option<String>,
-        /// Why, for the audit
-        #[arg(long, value_name = "TEXT")]
-        reason: String,
-    },
 }
 
 /// `healwright config`.
