@@ -8,7 +8,7 @@ import sys
 
 SHAPES = {"batched": "100 samples a record", "single": "one sample a record"}
 COLOURS = {1: "#2b6cb0", 4: "#b7791f", 16: "#2f855a"}
-STEPS = 5
+LINES_MAX = 5
 FIGURES = ("cpu_s_per_million", "broker_cpu_s_per_million", "samples_per_s", "peak_rss_mb")
 
 PAGE = """# What a sample costs as series and partitions grow
@@ -81,22 +81,23 @@ def table(found):
 
 def round_step(most):
     """Of the steps 1, 2 and 5 times a power of ten, the least that reaches `most`."""
-    power = 10 ** math.floor(math.log10(most / STEPS))
-    return next(it * power for it in (1, 2, 5, 10) if it * power * STEPS >= most)
+    power = 10 ** math.floor(math.log10(most / LINES_MAX))
+    return next(it * power for it in (1, 2, 5, 10) if it * power * LINES_MAX >= most)
 
 
 def plot(found):
     """Two panels, one a shape: CPU against series, a line for each number of partitions."""
     width, height, left, top = 330, 200, 60, 40
-    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 320" font-family="sans-serif" '
+    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 850 320" font-family="sans-serif" '
            'font-size="12" role="img" aria-label="CPU seconds per million samples against series">',
-           '<rect width="820" height="320" fill="#ffffff"/>']
+           '<rect width="850" height="320" fill="#ffffff"/>']
     every = sorted({it["series"] for it in found})
     for panel, shape in enumerate(SHAPES):
         these = [it for it in found if it["shape"] == shape]
         x0, y0 = left + panel * (width + 80), top + height
         step = round_step(max(it["cpu_s_per_million"] for it in these))
-        most, decimals = step * STEPS, max(0, math.ceil(-math.log10(step) - 1e-9))
+        lines = math.ceil(max(it["cpu_s_per_million"] for it in these) / step)
+        most, decimals = step * lines, max(0, math.ceil(-math.log10(step) - 1e-9))
 
         def at(it):
             share = every.index(it["series"]) / max(len(every) - 1, 1)
@@ -104,8 +105,8 @@ def plot(found):
 
         out.append(f'<text x="{x0}" y="{top - 16}" fill="#1a202c">{SHAPES[shape]}: '
                    'CPU s per million samples</text>')
-        for line in range(STEPS + 1):
-            y, value = y0 - line / STEPS * height, step * line
+        for line in range(lines + 1):
+            y, value = y0 - line / lines * height, step * line
             out.append(f'<line x1="{x0}" x2="{x0 + width}" y1="{y:.0f}" y2="{y:.0f}" stroke="#e2e8f0"/>')
             out.append(f'<text x="{x0 - 6}" y="{y + 4:.0f}" text-anchor="end" fill="#4a5568">{value:.{decimals}f}</text>')
         for place, n in enumerate(every):
