@@ -24,6 +24,7 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
@@ -193,7 +194,9 @@ pub fn restore(
 
 /// Whether there was no room: the checkpoint may hold, and an older one needs as much.
 fn is_full(error: &anyhow::Error) -> bool {
-    let mut kinds = error.chain().filter_map(|it| it.downcast_ref()).map(io::Error::kind);
+    let plain = error.chain().filter_map(|it| it.downcast_ref::<io::Error>());
+    let shared = error.chain().filter_map(|it| it.downcast_ref::<Arc<io::Error>>());
+    let mut kinds = plain.chain(shared.map(|it| &**it)).map(io::Error::kind);
     kinds.any(|it| matches!(it, ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 

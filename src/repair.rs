@@ -19,7 +19,7 @@ use state::{HeadRecord, Log as _};
 
 use crate::cli::{Form, Repair, act};
 use crate::engine::wall_now;
-use crate::node::{PARTITION, activation, head_record_of, take_office};
+use crate::node::{OPERATOR, PARTITION, activation, head_record_of, take_office};
 use crate::out::Out;
 use crate::session::Session;
 
@@ -119,6 +119,8 @@ fn forget_witness(session: &Session) -> anyhow::Result<()> {
 
 /// Journals that a person accepts this log, with a head record of its own at `accepted`.
 fn accept(session: &Session, record: &Path, accepted: &Path, reason: &str) -> anyhow::Result<u64> {
+    // Without the operator's key nothing is made or changed.
+    session.keys().existing_operator()?;
     let deployment = session.keys().identity()?.deployment;
     // What an attempt that was cut short has left would be ahead of this log.
     remove(accepted)?;
@@ -150,16 +152,24 @@ fn decide(
 ) -> anyhow::Result<u64> {
     let (operator, identity) = (session.keys().existing_operator()?, session.keys().identity()?);
     let mut owner = take_office(&session.layout(), Arc::new(log), &identity, "repair", record)?;
+    if owner.signer(OPERATOR).is_some_and(|it| it != operator.public()) {
+        bail!("keys/operator.key is not the one that is registered; put that one back");
+    }
     let version = owner.active_config(name).map_or(1, |it| it.version + 1);
     let input = activation(&operator, kind, name, version, body);
     owner.log().send(input.stream(), &[input.encode()?])?;
     let cycle = owner.cycle(wall_now())?;
     owner.sign_head(wall_now(), true)?;
     let taken = cycle.taken.first().context("the journal has not taken the decision")?;
-    match &taken.refused {
-        Some(why) => bail!("the journal refuses the decision: {why}"),
-        None => Ok(taken.seq),
+    let (seq, refused) = (taken.seq, taken.refused.clone());
+    if let Some(why) = refused {
+        bail!("the journal refuses the decision: {why}");
     }
+    if owner.active_config(name).is_none_or(|it| it.seq != seq) {
+        let place = reference(PARTITION, seq);
+        bail!("{place} changes nothing; the entry after it says why");
+    }
+    Ok(seq)
 }
 
 /// The path with `suffix` appended.

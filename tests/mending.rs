@@ -175,6 +175,11 @@ fn a_runner_that_lost_its_key_is_let_in_again_by_a_persons_word_alone() {
     let told = home.start(&UP, "healwright repair runner --reason").said.clone();
     assert!(told.contains("it is not let in (C12)"), "{told}");
 
+    let operator = home.data().join("keys/operator.key");
+    let text = std::fs::read_to_string(&operator).unwrap();
+    std::fs::write(&operator, text.replacen(|it: char| it != '0', "0", 1)).unwrap();
+    assert!(home.run(&words).expect(2).err.contains("not the one that is registered"));
+    std::fs::write(&operator, text).unwrap();
     let ran = home.run(&[&words[..], &["-o", "json"]].concat()).expect(0).json();
     let (key, former) = (ran["key"].as_str().unwrap(), ran["former"].as_str().unwrap());
     assert!(told.contains(key) && told.contains(former), "{ran}: {told}");

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use object_store::memory::InMemory;
 use schemas::signature::KeyPair;
 use schemas::{Head, Ns};
-use state::Log as _;
 use state::embedded::EmbeddedLog;
+use state::{Log as _, LogError};
 
 use super::*;
 use crate::engine::owner::Owner;
@@ -219,18 +219,24 @@ fn what_its_taker_refuses_is_passed_over_too() {
 
 #[test]
 fn a_full_disk_ends_it_and_counts_against_no_checkpoint() {
-    let mut bed = Bed::new();
-    bed.take("first");
-    bed.take("second");
-    let dir = bed.home.path().join("restored");
-    let n_tried = Cell::new(0);
-    let full = |_: &Restored| {
-        n_tried.set(n_tried.get() + 1);
-        Err(std::io::Error::from(std::io::ErrorKind::StorageFull)).context("writing a file")
-    };
-    let said = restore(&bed.depot, &bed.identity.deployment, 0, &dir, full).unwrap_err();
-    assert_eq!((n_tried.get(), said.to_string()), (1, "writing a file".to_owned()));
-    assert!(!dir.exists(), "what was brought makes room");
+    let full = || std::io::Error::from(ErrorKind::StorageFull);
+    let by_the_log =
+        || LogError::Io { what: "write", path: "here".into(), source: Arc::new(full()) };
+    let says: [&dyn Fn() -> anyhow::Error; 2] = [&|| full().into(), &|| by_the_log().into()];
+    for error in says {
+        let mut bed = Bed::new();
+        bed.take("first");
+        bed.take("second");
+        let dir = bed.home.path().join("restored");
+        let n_tried = Cell::new(0);
+        let refuse = |_: &Restored| {
+            n_tried.set(n_tried.get() + 1);
+            Err(error()).context("taking it in")
+        };
+        let said = restore(&bed.depot, &bed.identity.deployment, 0, &dir, refuse).unwrap_err();
+        assert_eq!((n_tried.get(), said.to_string()), (1, "taking it in".to_owned()));
+        assert!(!dir.exists(), "what was brought makes room");
+    }
 }
 
 #[test]

@@ -40,14 +40,15 @@ impl Registrar {
     /// Lets a registered runner in, and sees to it that another one is registered if it may be.
     pub(super) async fn let_in(&self, caller: &Host, part: &Part) -> anyhow::Result<()> {
         let known = conversation::registered(&caller.host, part).await?;
+        if known.as_ref() == Some(caller) {
+            return Ok(());
+        }
         let is_other = known.as_ref().is_some_and(|it| it.key != caller.key);
         if !is_other && let Some(activator) = &self.activator {
             let name = format!("runner/{}", caller.host);
             return activator.activate_in(&part.engine, &name, caller).await;
         }
-        if known.as_ref() != Some(caller) {
-            self.ask(caller, known.as_ref(), part.number).await;
-        }
+        self.ask(caller, known.as_ref(), part.number).await;
         if !conversation::is_registered(caller, part).await? {
             bail!("the runner of {} is not registered yet", caller.host);
         }

@@ -33,19 +33,24 @@ pub(super) fn replace(
         fs::read_to_string(session.layout().deployment()).context("reading the deployment id")?;
     let deployment = deployment.trim();
     let Host { host, key: former, sandbox } = registered(session, host)?;
+    // Whoever holds the log runs here, also before it is ready.
+    let log = EmbeddedLog::open(session.data(), deployment, PARTITION)?;
     let dir = session.layout().runner();
     // One that a node has left behind holds the folder, and the former key.
     end_former(&dir)?;
     let key = Identity::open(&dir, &host, deployment)?.key.public();
     if key == former {
+        let key = key.id();
+        if out.form == Form::Json {
+            out.json(&json!({ "place": null, "host": host, "key": key, "former": key }));
+            return Ok(true);
+        }
         out.line(&format!(
-            "the runner of {host} has the key that is registered, {}; nothing was changed",
-            key.id()
+            "the runner of {host} has the key that is registered, {key}; nothing was changed"
         ));
         return Ok(true);
     }
     let body = json!({ "host": host, "key": key, "sandbox": sandbox, "reason": reason });
-    let log = EmbeddedLog::open(session.data(), deployment, PARTITION)?;
     let record = head_record_of(session.data(), deployment)?;
     let name = format!("runner/{host}");
     let seq = decide(session, log, &record, ConfigKind::Policy, &name, body.to_string())?;

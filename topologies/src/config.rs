@@ -213,7 +213,7 @@ pub fn services(view: &View<'_>) -> Vec<Service> {
 /// may say another name inside, or none.
 pub(crate) fn registered(view: &View<'_>) -> Vec<(String, Service)> {
     let found = view.peek_list(PROCESSOR.name, "service/").into_iter();
-    found.map(|(key, it)| (key.trim_start_matches("service/").to_owned(), it)).collect()
+    found.map(|(key, it)| (key.strip_prefix("service/").unwrap_or(&key).to_owned(), it)).collect()
 }
 
 /// The registered signers.

@@ -185,7 +185,8 @@ fn a_dependency_that_failed_first_is_to_blame() {
 
 #[test]
 fn everything_lost_at_once_is_class_6() {
-    let names = ["api", "db", "worker"];
+    // The first one's scope is named like what stands before every service's name.
+    let names = ["service/api", "db", "worker"];
     let mut bench = bench(&names.map(named));
     for _ in 0..4 {
         bench.advance(500);
