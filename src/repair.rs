@@ -161,15 +161,14 @@ fn decide(
     let cycle = owner.cycle(wall_now())?;
     owner.sign_head(wall_now(), true)?;
     let taken = cycle.taken.first().context("the journal has not taken the decision")?;
-    let (seq, refused) = (taken.seq, taken.refused.clone());
-    if let Some(why) = refused {
+    if let Some(why) = &taken.refused {
         bail!("the journal refuses the decision: {why}");
     }
-    if owner.active_config(name).is_none_or(|it| it.seq != seq) {
-        let place = reference(PARTITION, seq);
+    if owner.active_config(name).is_none_or(|it| it.seq != taken.seq) {
+        let place = reference(PARTITION, taken.seq);
         bail!("{place} changes nothing; the entry after it says why");
     }
-    Ok(seq)
+    Ok(taken.seq)
 }
 
 /// The path with `suffix` appended.

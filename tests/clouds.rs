@@ -38,8 +38,6 @@ use tokio_stream::StreamExt as _;
 
 /// S3 and Google list so many objects in one answer; Azure, with 5000, is not tried that far.
 const LISTED_AT_ONCE_MAX: u32 = 1000;
-const TAKEN: &str = "healwright_checkpoint_next_seq{partition=\"0\"}";
-const RESTORED: &str = "healwright_restored_next_seq{partition=\"0\"}";
 
 /// A fleet of one node that keeps its checkpoints in a folder of the server's bucket.
 fn fleet(server: &Server, folder: &str, env: &[(String, String)]) -> Fleet {
@@ -56,7 +54,7 @@ fn take(fleet: &mut Fleet, node: usize, change: &str) -> u64 {
     until("a checkpoint is taken", || {
         count += 1;
         fleet.change(node, &format!("{change}-{count}"));
-        fleet.metric(node, TAKEN).filter(|it| seq < *it)
+        fleet.metric(node, &Fleet::taken(0)).filter(|it| seq < *it)
     })
 }
 
@@ -122,7 +120,7 @@ fn check_the_way_there_and_back(cloud: Cloud) {
     });
 
     let new = fleet.add();
-    let restored = fleet.metric(new, RESTORED).unwrap();
+    let restored = fleet.metric(new, &Fleet::restored(0)).unwrap();
     assert!(taken[2] <= restored, "{restored} of {taken:?}");
     fleet.stop(new);
     fleet.stop(0);
@@ -145,7 +143,7 @@ fn check_the_way_there_and_back(cloud: Cloud) {
     assert!(error.contains(&format!("lies in the place of {newest}")), "{error}");
 
     fleet.restart(new);
-    assert_eq!(fleet.metric(new, RESTORED), Some(third));
+    assert_eq!(fleet.metric(new, &Fleet::restored(0)), Some(third));
     assert_eq!(fleet.metric(new, "healwright_checkpoints_passed_over_total"), Some(2));
     let told = fleet.said_by(new);
     assert!(told.contains(&lost) && told.contains("it is not there (404"), "{told}");

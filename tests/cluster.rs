@@ -19,9 +19,6 @@ use std::time::{Duration, Instant};
 use bed::Brokers;
 use fleet::Fleet;
 
-const TAKEN: &str = "healwright_checkpoint_next_seq{partition=\"0\"}";
-const RESTORED: &str = "healwright_restored_next_seq{partition=\"0\"}";
-
 #[test]
 fn three_nodes_found_one_deployment_and_acknowledge_on_each() {
     let mut fleet = Fleet::start(bed::shared(), 3);
@@ -151,20 +148,23 @@ fn an_empty_node_begins_with_a_checkpoint_takes_office_and_nothing_acknowledged_
     }
     fleet.await_taken();
     let last = seq(&fleet.place(0, "last").unwrap());
-    let taken = fleet.await_metric(0, TAKEN, last);
+    let taken = fleet.await_metric(0, &Fleet::taken(0), last);
     // Folded from the topic: only what comes after.
     let new = fleet.add();
-    let restored = fleet.metric(new, RESTORED).unwrap();
+    let restored = fleet.metric(new, &Fleet::restored(0)).unwrap();
     assert!(taken <= restored, "restored at {restored}, a checkpoint was taken at {taken}");
     fleet.change(new, "while-both");
     fleet.kill(0);
     fleet.await_decision(new, "without-the-first");
     // The former owner folds through the place of the new one's checkpoint, and is compared.
     let end = seq(&fleet.place(new, "end").unwrap());
-    fleet.await_metric(new, TAKEN, end);
+    fleet.await_metric(new, &Fleet::taken(0), end);
+    let left = fleet.home().join("data-0/checkpoint.restoring/journal");
+    std::fs::create_dir_all(&left).unwrap();
     fleet.restart(0);
+    assert!(!left.exists(), "what a start that was killed has left is gone");
     fleet.await_metric(0, "healwright_states_compared_total", 0);
-    assert_eq!(fleet.metric(0, RESTORED), None, "its copy is good");
+    assert_eq!(fleet.metric(0, &Fleet::restored(0)), None, "its copy is good");
     let list = fleet.answer(&["checkpoint", "list", &format!("file://{}", fleet.depot())]);
     assert!((2..=4).contains(&list.lines().count()), "{list}");
     fleet.change(0, "again");

@@ -183,13 +183,17 @@ fn a_runner_that_lost_its_key_is_let_in_again_by_a_persons_word_alone() {
     let ran = home.run(&[&words[..], &["-o", "json"]].concat()).expect(0).json();
     let (key, former) = (ran["key"].as_str().unwrap(), ran["former"].as_str().unwrap());
     assert!(told.contains(key) && told.contains(former), "{ran}: {told}");
-    let listed = home.run(&["events", "list", "--topic", "config.activated.v1", "-o", "json"]);
-    let last: serde_json::Value = serde_json::from_str(listed.out.lines().last().unwrap()).unwrap();
-    assert_eq!(last["place"], ran["place"], "{last}");
-    assert!(last["payload"]["body"].as_str().unwrap().contains("the disk was old"), "{last}");
     let node = up(&home);
     heals(&home);
     drop(node);
+    let listed = home.run(&["events", "list", "--topic", "config.activated.v1", "-o", "json"]);
+    let mut all =
+        listed.out.lines().map(|it| serde_json::from_str::<serde_json::Value>(it).unwrap());
+    let is_runner =
+        |it: &serde_json::Value| it["payload"]["name"].as_str().unwrap().starts_with("runner/");
+    let last = all.rfind(is_runner).unwrap();
+    assert_eq!(last["place"], ran["place"], "what a person said is in force: {last}");
+    assert!(last["payload"]["body"].as_str().unwrap().contains("the disk was old"), "{last}");
     home.run(&["verify"]).expect(0);
     home.run(&["replay"]).expect(0);
     clear(&home);

@@ -198,9 +198,10 @@ fn an_empty_node_begins_each_partition_with_its_newest_checkpoint_that_holds() {
         for (partition, service) in of_each.iter().enumerate() {
             let place = fleet.place_of(0, &format!("{round}-{partition}"), service).unwrap();
             let seq = place.rsplit_once('/').unwrap().1.parse().unwrap();
-            let taken = format!("healwright_checkpoint_next_seq{{partition=\"{partition}\"}}");
             fleet.eventually("whoever is in office has taken a checkpoint", || {
-                (0..2).any(|it| fleet.metric(it, &taken) > Some(seq)).then_some(())
+                (0..2)
+                    .any(|it| fleet.metric(it, &Fleet::taken(partition)) > Some(seq))
+                    .then_some(())
             });
         }
     }
@@ -216,8 +217,11 @@ fn an_empty_node_begins_each_partition_with_its_newest_checkpoint_that_holds() {
     fleet.restart(second);
     for (partition, left) in [kept, spoiled].iter().enumerate() {
         let newest = left.last().unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
-        let restored = format!("healwright_restored_next_seq{{partition=\"{partition}\"}}");
-        assert_eq!(fleet.metric(second, &restored), Some(newest), "partition {partition}");
+        assert_eq!(
+            fleet.metric(second, &Fleet::restored(partition)),
+            Some(newest),
+            "partition {partition}"
+        );
     }
     assert_eq!(fleet.metric(second, "healwright_checkpoints_passed_over_total"), Some(1));
     for (partition, service) in of_each.iter().enumerate() {

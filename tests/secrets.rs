@@ -14,10 +14,10 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
-use home::{HEALWRIGHT, Home, until};
-use rustix::process::{Pid, Signal, kill_process};
+use home::{HEALWRIGHT, Home, Node, until};
+use rustix::process::{Signal, kill_process};
 
 const TOKEN: &str = "planted-token-8d1f03";
 const HOOK: &str = "planted-hook-77ab31";
@@ -42,30 +42,20 @@ fn configure(home: &Path) {
     fs::write(home.join("hw.toml"), config).unwrap();
 }
 
-/// A running node; dropping it ends it, where a check fails too.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
-        let _ = self.0.wait();
-    }
-}
-
 /// A node that says all it can.
-fn up(home: &Home) -> (Running, String) {
+fn up(home: &Home) -> (Node, String) {
     let said = home.path().join("said");
     let mut command = home.command(HEALWRIGHT);
     command.args(["up", "--config", "hw.toml", "--http", "127.0.0.1:0"]);
     command.env("RUST_LOG", "trace").stdout(Stdio::null());
-    let child = Running(command.stderr(fs::File::create(&said).unwrap()).spawn().unwrap());
+    let child = command.stderr(fs::File::create(&said).unwrap()).spawn().unwrap();
+    let node = Node::of(child, String::new());
     let at = until("the node is ready", || {
         let said = fs::read_to_string(&said).unwrap();
         let (_, rest) = said.split_once("ready: http://")?;
         rest.split_once('/').map(|it| it.0.to_owned())
     });
-    (child, at)
+    (node, at)
 }
 
 /// What the node answers to a request under `token`.

@@ -19,7 +19,7 @@ The first million samples are the warm-up; at a million series that is the round
 Each row is the median of {runs}: on a machine that others share, runs of the same cost differ by a quarter and more.
 `benches/peers/scale.sh --docs docs` measures it and writes this page.
 
-{flat}
+{flatness}
 
 ![CPU seconds per million samples against the number of series](kafka-scale.svg)
 
@@ -45,7 +45,7 @@ def medians(paths):
         yield row
 
 
-def flatness(found):
+def ratios(found):
     """What a sample costs with the most series, as a multiple of what it costs with the fewest."""
     for shape in SHAPES:
         cost = {(it["series"], it["partitions"]): it["cpu_s_per_million"]
@@ -55,14 +55,15 @@ def flatness(found):
             yield shape, partitions, few, many, cost[many, partitions] / cost[few, partitions]
 
 
-def flat(found):
-    ratios = list(flatness(found))
-    partitions = sorted({it for _, it, _, _, _ in ratios})
-    _, _, few, many, _ = ratios[0]
+def flatness(found):
+    """The same as a table."""
+    all_of_them = list(ratios(found))
+    partitions = sorted({it for _, it, _, _, _ in all_of_them})
+    _, _, few, many, _ = all_of_them[0]
     yield f"| CPU at {many:,} series against {few:,} | " + " | ".join(map(counted, partitions)) + " |"
     yield "| --- " * (1 + len(partitions)) + "|"
     for shape, name in SHAPES.items():
-        of = [f"{ratio:.2f}" for it, _, _, _, ratio in ratios if it == shape]
+        of = [f"{ratio:.2f}" for it, _, _, _, ratio in all_of_them if it == shape]
         yield f"| {name} | " + " | ".join(of) + " |"
 
 
@@ -95,8 +96,9 @@ def plot(found):
     for panel, shape in enumerate(SHAPES):
         these = [it for it in found if it["shape"] == shape]
         x0, y0 = left + panel * (width + 80), top + height
-        step = round_step(max(it["cpu_s_per_million"] for it in these))
-        lines = math.ceil(max(it["cpu_s_per_million"] for it in these) / step)
+        dearest = max(it["cpu_s_per_million"] for it in these)
+        step = round_step(dearest)
+        lines = math.ceil(dearest / step)
         most, decimals = step * lines, max(0, math.ceil(-math.log10(step) - 1e-9))
 
         def at(it):
@@ -132,12 +134,12 @@ def main():
     folder, paths = sys.argv[1], sys.argv[2:]
     found = list(medians(paths))
     print(json.dumps(found, indent=2))
-    print("\n".join([*table(found), "", *flat(found)]), file=sys.stderr)
+    print("\n".join([*table(found), "", *flatness(found)]), file=sys.stderr)
     if folder:
         (pathlib.Path(folder) / "kafka-scale.svg").write_text(plot(found))
         n = found[0]["runs"]
         text = PAGE.format(runs="1 run" if n == 1 else f"{n} runs",
-                           flat="\n".join(flat(found)), table="\n".join(table(found)))
+                           flatness="\n".join(flatness(found)), table="\n".join(table(found)))
         (pathlib.Path(folder) / "kafka-scale.md").write_text(text)
     sys.exit(0 if all(it["agrees"] for it in found) else 1)
 

@@ -41,8 +41,9 @@ pub(super) const NO_OPERATOR: &str = "without the operator's key nobody here cou
 
 /// What few copies mean, and what to do.
 const FEW_COPIES: &str = "fewer brokers have a copy of these topics than could, and what is \
-     acknowledged there may go with a disk; give them more with `kafka-reassign-partitions` and, before the \
-     next start, two in sync with `kafka-configs --alter --add-config min.insync.replicas=2`";
+     acknowledged there may go with a disk; give them more with `kafka-reassign-partitions` and, \
+     before the next start, two in sync with `kafka-configs --alter --add-config \
+     min.insync.replicas=2`";
 
 /// A node's place in its deployment.
 pub(super) struct Joined {

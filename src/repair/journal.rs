@@ -209,3 +209,14 @@ fn would_lose(made: &Made, end: u64) -> String {
         entries(*kept, end)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::entries;
+
+    #[test]
+    fn one_entry_is_told_as_one() {
+        assert_eq!(entries(174, 175), "entry 174");
+        assert_eq!(entries(174, 176), "entries 174 to 175");
+    }
+}

@@ -102,7 +102,7 @@ impl Home {
         }
         // Drained, so that the program never waits for a reader.
         std::thread::spawn(move || lines.read_to_string(&mut String::new()));
-        Node { child, said }
+        Node::of(child, said)
     }
 
     /// A node on the default data directory.
@@ -129,6 +129,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// A command that was started otherwise, and what it has said.
+    pub(crate) fn of(child: Child, said: String) -> Self {
+        Node { child, said }
+    }
+
     /// Where it answers, as `host:port`.
     pub(crate) fn http(&self) -> &str {
         let (_, rest) = self.said.split_once("ready: http://").expect("it said where it answers");

@@ -18,6 +18,16 @@ pub(crate) fn describe(command: &mut Command, env: &[(String, String)]) {
 }
 
 impl Fleet {
+    /// The gauge of the newest checkpoint that a node has taken of a partition.
+    pub(crate) fn taken(partition: usize) -> String {
+        format!("healwright_checkpoint_next_seq{{partition=\"{partition}\"}}")
+    }
+
+    /// The gauge of the checkpoint that a node began a partition with.
+    pub(crate) fn restored(partition: usize) -> String {
+        format!("healwright_restored_next_seq{{partition=\"{partition}\"}}")
+    }
+
     /// One node that takes checkpoints into a directory.
     pub(crate) fn start_with_checkpoints(bootstrap: &str) -> Self {
         let fleet = Fleet::empty(bootstrap);

@@ -382,7 +382,9 @@ fn a_table_of_contents_is_not_written_where_something_would_be_lost() {
     assert!(!current.exists(), "a part of the journal is missing");
     fs::remove_file(manifest).unwrap();
     let error = EmbeddedLog::repair_contents(&dir).unwrap_err();
-    assert!(error.to_string().contains("`--from BUNDLE`"), "{error}");
+    let said = error.to_string();
+    assert!(said.contains("`--from BUNDLE`") && said.contains("no manifest is there"), "{said}");
+    assert!(said.contains(&dir.join("journal").display().to_string()), "{said}");
     let left = fs::read_dir(&dir).unwrap().flatten().map(|it| it.file_name());
     let tried = left.filter(|it| it.to_string_lossy().starts_with("journal.tried")).count();
     assert!(!current.exists() && tried == 0);
